@@ -1,0 +1,1 @@
+//! The command isthmus: certificates, links, tokens, inspection.

@@ -1,0 +1,3 @@
+//! The command isthmus: certificates, links, tokens, inspection.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Joining identity, xDS, DNS, capture, proxy and health for one workload.

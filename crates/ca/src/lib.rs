@@ -1,0 +1,1 @@
+//! Issuing, CSR policy, intermediates, trust bundles, tokens.

@@ -1,0 +1,1 @@
+//! nftables rule sets held by a lease, original destination lookup.

@@ -1,0 +1,1 @@
+//! Mesh name table, answers, forwarding.

@@ -1,0 +1,1 @@
+//! Snapshot and proxy view to Envoy resources and name tables, each encoded once.

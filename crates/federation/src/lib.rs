@@ -1,0 +1,1 @@
+//! The peer protocol: records, cursors, tombstones; stream server and client.

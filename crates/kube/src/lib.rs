@@ -1,0 +1,1 @@
+//! Watching any Kubernetes-style API into source events; leases, status writes, controllers.

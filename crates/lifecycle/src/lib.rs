@@ -1,0 +1,1 @@
+//! Drain, task groups, readiness guards, backoff, clocks.

@@ -1,0 +1,1 @@
+//! Names, identities, services, endpoints, locality: the words of the mesh.

@@ -1,0 +1,1 @@
+//! What every program needs at the door: telemetry, admin endpoints, signals, exit codes.

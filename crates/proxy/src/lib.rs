@@ -1,0 +1,1 @@
+//! The data path: listeners, mutual TLS, TCP routing, balancing, outlier ejection, authorization, telemetry.

@@ -1,0 +1,1 @@
+//! Merging per-cluster tables into numbered immutable snapshots and differences.

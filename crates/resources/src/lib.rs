@@ -1,0 +1,1 @@
+//! The Istio and Kubernetes kinds we read: types, CRD schemas, validation, conversion to the model.

@@ -1,0 +1,1 @@
+//! East-west server-name grammar and a bounded ClientHello reader.

@@ -1,0 +1,1 @@
+//! For tests only: throw-away CA, builders, log capture.

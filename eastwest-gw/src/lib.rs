@@ -1,0 +1,1 @@
+//! Passes mesh TLS between networks by server name, without terminating it.

@@ -1,0 +1,1 @@
+//! Control plane that owns configuration, signs certificates, serves xDS and federation.

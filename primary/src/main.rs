@@ -1,0 +1,3 @@
+//! Control plane that owns configuration, signs certificates, serves xDS and federation.
+
+fn main() {}

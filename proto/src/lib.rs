@@ -1,0 +1,1 @@
+//! Wire contracts: generated types of our own and of Istio's small services.

@@ -1,0 +1,1 @@
+//! Whole-mesh scenarios, the namespace testbed, the demo.

@@ -1,0 +1,3 @@
+//! Whole-mesh scenarios, the namespace testbed, the demo.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Brings a virtual machine into the mesh.

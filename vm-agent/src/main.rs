@@ -1,0 +1,3 @@
+//! Brings a virtual machine into the mesh.
+
+fn main() {}
