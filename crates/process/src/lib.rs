@@ -1,1 +1,9 @@
-//! What every program needs at the door: telemetry, admin endpoints, signals, exit codes.
+//! What every program needs at the door: crypto provider, telemetry, signals, exit codes.
+
+pub mod exit;
+pub mod metrics;
+pub mod signals;
+pub mod telemetry;
+
+pub use exit::run;
+pub use metrics::SharedRegistry;

@@ -1,0 +1,41 @@
+//! Logs to standard error: text for a person, JSON for collectors.
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// Flags that every program has.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// What to log: a level, or a filter such as `info,isthmus_xds=debug`
+    #[arg(long, env = "ISTHMUS_LOG", default_value = "info", global = true, help_heading = "Logging")]
+    pub log: String,
+    /// Form of log lines
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true, help_heading = "Logging")]
+    pub log_format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For a person.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging.
+///
+/// # Errors
+/// When the filter does not parse, naming it.
+pub fn init(args: &LogArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
+        anyhow::anyhow!("--log {:?}: {error}; try `info` or `info,isthmus_xds=debug`", args.log)
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start (tests, several programs in one process) keeps the first.
+    let _ = match args.log_format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    Ok(())
+}
