@@ -4,25 +4,49 @@
 pub mod resource;
 
 /// Istio's certificate service.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 pub mod istio_ca {
     include!("gen/istio.v1.auth.rs");
 }
 
 /// Istio's name table.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 pub mod nds {
     include!("gen/istio.networking.nds.v1.rs");
 }
 
 /// How hosts enter the mesh.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 pub mod join {
     include!("gen/isthmus.join.v1.rs");
 }
 
 /// The stream between control planes.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
 pub mod federation {
     include!("gen/isthmus.federation.v1.rs");
 }

@@ -39,6 +39,6 @@ fn generated_modules_match_the_definitions() {
 
 fn tempfile_dir() -> PathBuf {
     let dir = std::env::temp_dir().join(format!("isthmus-proto-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::create_dir_all(&dir).expect("temporary folder");
     dir
 }
