@@ -1,0 +1,94 @@
+//! What holds for the whole mesh and what distinguishes one proxy.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use isthmus_model::{ClusterId, Labels, Locality, Namespace, NetworkId, SpiffeId, TrustDomain};
+
+/// Settings that are the same for every proxy of one control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshSettings {
+    /// Trust domain of our workloads.
+    pub trust_domain: TrustDomain,
+    /// Former names of it, accepted and expanded in policies.
+    pub trust_domain_aliases: Vec<TrustDomain>,
+    /// Mesh.
+    pub mesh_id: String,
+    /// The cluster whose control plane this is.
+    pub cluster: ClusterId,
+    /// Namespace of mesh-wide policies.
+    pub root_namespace: Namespace,
+    /// How gateways reach our own control plane.
+    pub control_plane: ControlPlane,
+    /// What happens to destinations that nobody declared.
+    pub outbound_policy: OutboundPolicy,
+}
+
+/// How gateways reach our own control plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlPlane {
+    /// Server names that lead to it, such as `default.west.federation.isthmus.internal` and `istiod.istio-system.svc`.
+    pub names: Vec<String>,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// What happens to destinations that nobody declared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OutboundPolicy {
+    /// They are reached as they are.
+    #[default]
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
+}
+
+/// What a proxy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyKind {
+    /// Beside one workload.
+    Sidecar,
+    /// A gateway.
+    Router,
+}
+
+/// One proxy, as its stream's node and certificate say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Sidecar or gateway.
+    pub kind: ProxyKind,
+    /// Namespace of the workload.
+    pub namespace: Namespace,
+    /// Name of the workload.
+    pub name: Arc<str>,
+    /// Service account.
+    pub service_account: Arc<str>,
+    /// Cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// Network that it is on.
+    pub network: NetworkId,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Labels of the workload, used until its Pod or WorkloadEntry is known.
+    pub labels: Labels,
+    /// Networks whose endpoints alone it wants (`REQUESTED_NETWORK_VIEW`); empty is all.
+    pub requested_network_view: Vec<NetworkId>,
+    /// Whether its agent answers DNS, so that hosts may have addresses that only the mesh knows.
+    pub dns_capture: bool,
+    /// Node that it runs on, for `internalTrafficPolicy: Local` and `PreferSameNode`.
+    pub node: Option<Arc<str>>,
+}
+
+impl Proxy {
+    /// Its identity in a trust domain.
+    #[must_use]
+    pub fn identity(&self, trust_domain: &TrustDomain) -> SpiffeId {
+        SpiffeId {
+            trust_domain: trust_domain.clone(),
+            namespace: self.namespace.clone(),
+            service_account: Arc::clone(&self.service_account),
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The immutable, numbered state of the mesh that translation reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use isthmus_model::{
+    ClusterId, Endpoint, Health, Hostname, Labels, Locality, Namespace, NetworkGateway, NetworkId, Service,
+    SpiffeId, TlsMode,
+};
+
+use crate::config::NamespaceConfig;
+use crate::shared::Map;
+
+/// What names a service in a snapshot: one host may be declared in several namespaces.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// Host.
+    pub host: Hostname,
+    /// Namespace of the declaring object.
+    pub namespace: Namespace,
+}
+
+impl ServiceKey {
+    /// The key of a host in a namespace.
+    #[must_use]
+    pub fn new(host: Hostname, namespace: Namespace) -> Self {
+        Self { host, namespace }
+    }
+}
+
+/// Istio's `spec.trafficDistribution`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TrafficDistribution {
+    /// `PreferClose` or `PreferSameZone`.
+    SameZone,
+    /// `PreferSameNode`.
+    SameNode,
+}
+
+/// One service, merged from all clusters that declare or export it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshService {
+    /// The declaration that decides: Kubernetes before ServiceEntry before import, our own cluster before others.
+    pub service: Service,
+    /// Addresses by declaring cluster; a client uses those of its own cluster where there are some.
+    pub vips: BTreeMap<ClusterId, Vec<IpAddr>>,
+    /// Identities that may answer, over all clusters, sorted.
+    pub identities: Vec<SpiffeId>,
+    /// SANs that a ServiceEntry lists.
+    pub subject_alt_names: Vec<Arc<str>>,
+    /// Prefer near endpoints, as the Service asks.
+    pub traffic_distribution: Option<TrafficDistribution>,
+    /// Only endpoints of the client's own cluster count (`kube-system`, `kubernetes`).
+    pub cluster_local: bool,
+    /// Endpoints that are not ready count as ready (`publishNotReadyAddresses`).
+    pub publish_not_ready: bool,
+    /// May peers see it (label `isthmus.io/export`, annotation `networking.istio.io/exportTo`)?
+    pub exportable: bool,
+    /// Peers that export it to us.
+    pub imported_from: BTreeSet<ClusterId>,
+}
+
+impl MeshService {
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey::new(self.service.host.clone(), self.service.namespace.clone())
+    }
+
+    /// The addresses that a client of `cluster` uses: that cluster's own, else the allocated ones, else the base
+    /// declaration's (Istio: "another cluster's VIP is shown only when the own cluster has none").
+    #[must_use]
+    pub fn addresses(&self, cluster: &ClusterId) -> &[IpAddr] {
+        match self.vips.get(cluster) {
+            Some(own) if !own.is_empty() => own,
+            _ if !self.service.auto_addresses.is_empty() => &self.service.auto_addresses,
+            _ => &self.service.addresses,
+        }
+    }
+}
+
+/// What a workload was declared as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WorkloadKind {
+    /// A Pod.
+    Pod,
+    /// A WorkloadEntry.
+    Entry,
+}
+
+/// What names a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadKey {
+    /// Cluster that declares it.
+    pub cluster: ClusterId,
+    /// Namespace.
+    pub namespace: Namespace,
+    /// Name of the object.
+    pub name: Arc<str>,
+    /// Kind of the object.
+    pub kind: WorkloadKind,
+}
+
+/// One pod or VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Its name.
+    pub key: WorkloadKey,
+    /// IP addresses; a WorkloadEntry may have a host name instead.
+    pub addresses: Vec<Arc<str>>,
+    /// Own labels and topology labels.
+    pub labels: Labels,
+    /// Identity, when a service account is known.
+    pub identity: Option<SpiffeId>,
+    /// Mutual TLS or plain.
+    pub tls: TlsMode,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Its network.
+    pub network: NetworkId,
+    /// Named ports.
+    pub ports: BTreeMap<Arc<str>, u16>,
+    /// Weight.
+    pub weight: u32,
+    /// Readiness of the object itself.
+    pub health: Health,
+}
+
+impl Workload {
+    /// Its addresses that are IPs.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().filter_map(|address| address.parse().ok())
+    }
+}
+
+/// All gateways through which networks are entered, sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gateways {
+    /// Sorted and without duplicates.
+    pub all: Vec<NetworkGateway>,
+}
+
+impl Gateways {
+    /// The gateways for an endpoint of a network and cluster: those of that cluster, else all of that network.
+    #[must_use]
+    pub fn of(&self, network: &NetworkId, cluster: &ClusterId) -> Vec<&NetworkGateway> {
+        let same: Vec<_> = self.all.iter().filter(|gateway| gateway.network == *network).collect();
+        let own: Vec<_> = same.iter().copied().filter(|gateway| gateway.cluster == *cluster).collect();
+        if own.is_empty() { same } else { own }
+    }
+
+    /// The least common multiple over the numbers of gateways of each network and of each network and cluster: with weights
+    /// scaled by it, a share for each gateway is a whole number.
+    #[must_use]
+    pub fn scale(&self) -> u32 {
+        let mut counts: BTreeMap<(&NetworkId, Option<&ClusterId>), u64> = BTreeMap::new();
+        for gateway in &self.all {
+            *counts.entry((&gateway.network, None)).or_default() += 1;
+            *counts.entry((&gateway.network, Some(&gateway.cluster))).or_default() += 1;
+        }
+        let lcm = counts.values().fold(1_u64, |lcm, count| {
+            let next = lcm / gcd(lcm, *count) * count;
+            next.min(u64::from(u32::MAX))
+        });
+        u32::try_from(lcm).unwrap_or(u32::MAX)
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// How much of a peer is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerState {
+    /// It never said everything once: what it lacks is unknown, not absent.
+    #[default]
+    Unknown,
+    /// Everything was said once: what it lacks is truly absent.
+    Synced,
+}
+
+/// One peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerView {
+    /// How much is known.
+    pub state: PeerState,
+    /// How many services it exports to us.
+    pub services: usize,
+}
+
+/// A namespace of our own cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceView {
+    /// Labels.
+    pub labels: Labels,
+    /// Annotations that decide something, such as `networking.istio.io/traffic-distribution`.
+    pub annotations: Labels,
+}
+
+/// The mesh at one moment. Cloning shares.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Grows by one with each snapshot of one registry.
+    pub number: u64,
+    /// The cluster whose control plane this is.
+    pub cluster: ClusterId,
+    /// Namespace of mesh-wide policies.
+    pub root_namespace: Namespace,
+    /// Services by host and namespace.
+    pub services: Map<ServiceKey, Arc<MeshService>>,
+    /// Endpoints of each service; the same keys as `services`.
+    pub endpoints: Map<ServiceKey, Arc<[Endpoint]>>,
+    /// Pods and WorkloadEntries.
+    pub workloads: Map<WorkloadKey, Arc<Workload>>,
+    /// Workloads by cluster and IP; several when objects claim one IP.
+    pub addresses: Map<(ClusterId, IpAddr), Arc<[WorkloadKey]>>,
+    /// Namespaces of our cluster.
+    pub namespaces: Map<Namespace, Arc<NamespaceView>>,
+    /// Configuration by namespace.
+    pub config: Map<Namespace, Arc<NamespaceConfig>>,
+    /// Default network of each cluster.
+    pub networks: Arc<BTreeMap<ClusterId, NetworkId>>,
+    /// Gateways of networks.
+    pub gateways: Arc<Gateways>,
+    /// Peers, linked ones that never spoke included.
+    pub peers: Arc<BTreeMap<ClusterId, PeerView>>,
+    /// Clusters whose every kind has been listed once: of others, what is missing is unknown.
+    pub synced: Arc<BTreeSet<ClusterId>>,
+}
+
+impl Snapshot {
+    /// The service that a client in `namespace` means by a host: its own namespace's, else a Kubernetes Service, else the
+    /// oldest, of those it may see.
+    #[must_use]
+    pub fn service(&self, host: &Hostname, namespace: &Namespace) -> Option<&Arc<MeshService>> {
+        let start = ServiceKey::new(host.clone(), lowest_namespace());
+        self.services
+            .iter_from(&start)
+            .take_while(|(key, _)| key.host == *host)
+            .map(|(_, service)| service)
+            .filter(|service| service.service.visible_in(namespace))
+            .min_by_key(|service| preference(service, namespace))
+    }
+
+    /// Every host that a client in `namespace` may see, with the service that it means.
+    #[must_use]
+    pub fn visible(&self, namespace: &Namespace) -> Vec<&Arc<MeshService>> {
+        let mut chosen: Vec<&Arc<MeshService>> = Vec::with_capacity(self.services.len());
+        for service in self.services.values().filter(|service| service.service.visible_in(namespace)) {
+            match chosen.last_mut() {
+                Some(last) if last.service.host == service.service.host => {
+                    if preference(service, namespace) < preference(last, namespace) {
+                        *last = service;
+                    }
+                }
+                _ => chosen.push(service),
+            }
+        }
+        chosen
+    }
+
+    /// Endpoints of a service; none when the service is unknown.
+    #[must_use]
+    pub fn endpoints(&self, key: &ServiceKey) -> Option<&Arc<[Endpoint]>> {
+        self.endpoints.get(key)
+    }
+
+    /// The workload of a proxy: by name, else by its first IP that is known.
+    #[must_use]
+    pub fn workload(
+        &self,
+        cluster: &ClusterId,
+        namespace: &Namespace,
+        name: &str,
+        ips: &[IpAddr],
+    ) -> Option<&Arc<Workload>> {
+        let named = [WorkloadKind::Pod, WorkloadKind::Entry].into_iter().find_map(|kind| {
+            self.workloads.get(&WorkloadKey {
+                cluster: cluster.clone(),
+                namespace: namespace.clone(),
+                name: name.into(),
+                kind,
+            })
+        });
+        named.or_else(|| {
+            let keys = ips.iter().find_map(|ip| self.addresses.get(&(cluster.clone(), *ip)))?;
+            let key = keys.iter().find(|key| key.namespace == *namespace)?;
+            self.workloads.get(key)
+        })
+    }
+
+    /// Configuration of a namespace.
+    #[must_use]
+    pub fn config(&self, namespace: &Namespace) -> Option<&Arc<NamespaceConfig>> {
+        self.config.get(namespace)
+    }
+
+    /// Whether two snapshots hold the same, whatever their numbers: what a test of incremental building compares.
+    #[must_use]
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.services == other.services
+            && self.endpoints == other.endpoints
+            && self.workloads == other.workloads
+            && self.addresses == other.addresses
+            && self.namespaces == other.namespaces
+            && self.config == other.config
+            && self.networks == other.networks
+            && self.gateways == other.gateways
+            && self.peers == other.peers
+            && self.synced == other.synced
+    }
+}
+
+fn preference(service: &MeshService, namespace: &Namespace) -> (bool, u8, i64) {
+    use isthmus_model::Source;
+    let kind = match service.service.source {
+        Source::Kubernetes(_) => 0,
+        Source::ServiceEntry => 1,
+        Source::Imported(_) => 2,
+    };
+    (service.service.namespace != *namespace, kind, service.service.created)
+}
+
+/// A namespace that sorts before or at every other: names start with `-` at the least in ASCII order, which is not allowed, or `0`.
+fn lowest_namespace() -> Namespace {
+    Namespace::new("0").unwrap_or_else(|_| unreachable!("a single digit is a DNS label"))
+}
+
+/// What differs between a snapshot and the one before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Services that appeared, vanished, or changed in shape, addresses or identities.
+    pub services: BTreeSet<ServiceKey>,
+    /// Services whose endpoints changed.
+    pub endpoints: BTreeSet<ServiceKey>,
+    /// Workloads that appeared, vanished or changed.
+    pub workloads: BTreeSet<WorkloadKey>,
+    /// Namespaces whose configuration changed.
+    pub config: BTreeSet<Namespace>,
+    /// Namespaces whose labels changed, appeared or vanished.
+    pub namespaces: BTreeSet<Namespace>,
+    /// Whether gateways of networks or networks of clusters changed.
+    pub networks: bool,
+    /// Whether what is known of peers or clusters changed.
+    pub knowledge: bool,
+}
+
+impl Changes {
+    /// Whether nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
