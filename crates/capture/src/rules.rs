@@ -1,0 +1,296 @@
+//! Rule text from a configuration. Pure: tested as text.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::{Config, Dns};
+
+/// Name of the table, in family `inet`.
+pub const TABLE: &str = "isthmus";
+
+/// Source of the proxy's connections to its own application (Istio's convention).
+const PROXY_SOURCE_V4: &str = "127.0.0.6";
+const PROXY_SOURCE_V6: &str = "::6";
+
+/// The whole table, replacing an older one in the same transaction.
+#[must_use]
+pub fn install(config: &Config, strict: &BTreeSet<u16>) -> String {
+    let (servers4, servers6) = families(match &config.dns {
+        Dns::Servers(servers) => servers.clone(),
+        Dns::Off | Dns::All => Vec::new(),
+    });
+    let (direct4, direct6): (Vec<&IpNet>, Vec<&IpNet>) =
+        config.direct_networks.iter().partition(|network| matches!(network, IpNet::V4(_)));
+    let mut text = String::new();
+    line(&mut text, format_args!("add table inet {TABLE}"));
+    line(&mut text, format_args!("delete table inet {TABLE}"));
+    line(&mut text, format_args!("table inet {TABLE} {{"));
+    set(&mut text, "lease", "type nf_proto; flags timeout;", lease_elements(config));
+    set(&mut text, "strict_ports", "type inet_service;", strict);
+    set(&mut text, "direct_inbound", "type inet_service;", &config.direct_inbound);
+    set(&mut text, "direct_outbound", "type inet_service;", &config.direct_outbound);
+    set(&mut text, "direct4", "type ipv4_addr; flags interval; auto-merge;", direct4);
+    set(&mut text, "direct6", "type ipv6_addr; flags interval; auto-merge;", direct6);
+    set(&mut text, "resolvers4", "type ipv4_addr;", servers4);
+    set(&mut text, "resolvers6", "type ipv6_addr;", servers6);
+    dns_zone(&mut text, config);
+    outbound(&mut text, config);
+    inbound(&mut text, config);
+    strict_guard(&mut text, config);
+    line(&mut text, format_args!("}}"));
+    text
+}
+
+/// Renews the lease. Adding alone would not move the expiry before Linux 6.12; adding, deleting and adding again does on
+/// every kernel, in one transaction, whether the element had expired or not.
+#[must_use]
+pub fn renew(config: &Config) -> String {
+    let (with, bare) = (lease_elements(config).join(", "), families_leased(config).join(", "));
+    format!(
+        "add element inet {TABLE} lease {{ {with} }}\ndelete element inet {TABLE} lease {{ {bare} }}\n\
+         add element inet {TABLE} lease {{ {with} }}\n"
+    )
+}
+
+/// Replaces the ports that are refused without a lease.
+#[must_use]
+pub fn set_strict(ports: &BTreeSet<u16>) -> String {
+    let mut text = format!("flush set inet {TABLE} strict_ports\n");
+    if !ports.is_empty() {
+        line(
+            &mut text,
+            format_args!("add element inet {TABLE} strict_ports {{ {} }}", join(ports.iter().copied())),
+        );
+    }
+    text
+}
+
+/// Ends the lease at once and keeps the ports under STRICT refused.
+#[must_use]
+pub fn release() -> String {
+    format!("flush set inet {TABLE} lease\n")
+}
+
+/// Removes everything; also when nothing is there.
+#[must_use]
+pub fn remove() -> String {
+    format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")
+}
+
+/// Queries that are redirected get a conntrack zone of their own in the original direction: else the entry of an
+/// application's query would catch a later query of the agent's own that happens to use the same source port.
+fn dns_zone(text: &mut String, config: &Config) {
+    if config.dns == Dns::Off {
+        return;
+    }
+    line(text, format_args!(" chain dns_zone {{"));
+    line(text, format_args!("  type filter hook output priority -300; policy accept;"));
+    line(text, format_args!("  meta nfproto != @lease return"));
+    line(text, format_args!("  meta mark {:#x} return", config.mark));
+    for matched in dns_matches(config) {
+        line(text, format_args!("  {matched} ct original zone set 2"));
+    }
+    line(text, format_args!(" }}"));
+}
+
+fn outbound(text: &mut String, config: &Config) {
+    let (mark, inbound) = (config.mark, config.inbound_port);
+    line(text, format_args!(" chain outbound {{"));
+    line(text, format_args!("  type nat hook output priority -100; policy accept;"));
+    line(text, format_args!("  meta nfproto != @lease return"));
+    // The proxy to its own application.
+    line(text, format_args!("  ip saddr {PROXY_SOURCE_V4} return"));
+    line(text, format_args!("  ip6 saddr {PROXY_SOURCE_V6} return"));
+    // An application's call to its own service, balanced back to this host: the proxy's connection goes in by the front.
+    line(
+        text,
+        format_args!(
+            "  meta mark {mark:#x} oifname \"lo\" ip daddr != 127.0.0.0/8 tcp dport != {{ 53, {inbound} }} \
+             tcp dport != @direct_inbound redirect to :{inbound}"
+        ),
+    );
+    line(text, format_args!("  meta mark {mark:#x} return"));
+    for matched in dns_matches(config) {
+        line(text, format_args!("  {matched} redirect to :{}", config.dns_port));
+    }
+    line(text, format_args!("  oifname \"lo\" return"));
+    line(text, format_args!("  ip daddr 127.0.0.0/8 return"));
+    line(text, format_args!("  ip6 daddr ::1 return"));
+    line(text, format_args!("  ip daddr @direct4 return"));
+    line(text, format_args!("  ip6 daddr @direct6 return"));
+    line(text, format_args!("  tcp dport @direct_outbound return"));
+    line(text, format_args!("  meta l4proto tcp redirect to :{}", config.outbound_port));
+    line(text, format_args!(" }}"));
+}
+
+fn inbound(text: &mut String, config: &Config) {
+    line(text, format_args!(" chain inbound {{"));
+    line(text, format_args!("  type nat hook prerouting priority -100; policy accept;"));
+    line(text, format_args!("  meta nfproto != @lease return"));
+    line(text, format_args!("  iifname \"lo\" return"));
+    // What is only routed through this host is not its workload's.
+    line(text, format_args!("  fib daddr type != local return"));
+    line(text, format_args!("  tcp dport @direct_inbound return"));
+    line(text, format_args!("  meta l4proto tcp redirect to :{}", config.inbound_port));
+    line(text, format_args!(" }}"));
+}
+
+/// A redirected packet carries the agent's port here. One that still carries a port under STRICT came around the agent.
+fn strict_guard(text: &mut String, config: &Config) {
+    line(text, format_args!(" chain strict {{"));
+    line(text, format_args!("  type filter hook input priority -1; policy accept;"));
+    line(text, format_args!("  iifname \"lo\" accept"));
+    line(text, format_args!("  ct direction original tcp dport @strict_ports reject with tcp reset"));
+    line(
+        text,
+        format_args!(
+            "  tcp dport {{ {}, {} }} ct status & dnat == 0 reject with tcp reset",
+            config.outbound_port, config.inbound_port
+        ),
+    );
+    line(text, format_args!(" }}"));
+}
+
+fn dns_matches(config: &Config) -> Vec<&'static str> {
+    match config.dns {
+        Dns::Off => vec![],
+        Dns::Servers(_) => vec![
+            "ip daddr @resolvers4 meta l4proto { tcp, udp } th dport 53",
+            "ip6 daddr @resolvers6 meta l4proto { tcp, udp } th dport 53",
+        ],
+        Dns::All => vec!["meta l4proto { tcp, udp } th dport 53"],
+    }
+}
+
+fn families_leased(config: &Config) -> Vec<&'static str> {
+    if config.ipv6 { vec!["ipv4", "ipv6"] } else { vec!["ipv4"] }
+}
+
+fn lease_elements(config: &Config) -> Vec<String> {
+    let timeout = config.lease.as_millis();
+    families_leased(config).iter().map(|family| format!("{family} timeout {timeout}ms")).collect()
+}
+
+fn families(servers: Vec<IpAddr>) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
+    servers.into_iter().partition(IpAddr::is_ipv4)
+}
+
+fn set<T: std::fmt::Display>(
+    text: &mut String,
+    name: &str,
+    kind: &str,
+    elements: impl IntoIterator<Item = T>,
+) {
+    let elements = join(elements);
+    if elements.is_empty() {
+        line(text, format_args!(" set {name} {{ {kind} }}"));
+    } else {
+        line(text, format_args!(" set {name} {{ {kind} elements = {{ {elements} }} }}"));
+    }
+}
+
+fn join<T: std::fmt::Display>(elements: impl IntoIterator<Item = T>) -> String {
+    elements.into_iter().map(|element| element.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing into a String cannot fail.
+    let _ = text.write_fmt(line);
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_table_reads_like_this() {
+        let config = Config {
+            dns: Dns::Servers(vec!["10.0.0.53".parse().unwrap(), "fd00::53".parse().unwrap()]),
+            direct_networks: vec!["192.0.2.0/24".parse().unwrap()],
+            ..Config::default()
+        };
+        let expected = r#"add table inet isthmus
+delete table inet isthmus
+table inet isthmus {
+ set lease { type nf_proto; flags timeout; elements = { ipv4 timeout 5000ms, ipv6 timeout 5000ms } }
+ set strict_ports { type inet_service; elements = { 3306 } }
+ set direct_inbound { type inet_service; elements = { 22, 15008, 15020, 15021, 15090 } }
+ set direct_outbound { type inet_service; }
+ set direct4 { type ipv4_addr; flags interval; auto-merge; elements = { 192.0.2.0/24 } }
+ set direct6 { type ipv6_addr; flags interval; auto-merge; }
+ set resolvers4 { type ipv4_addr; elements = { 10.0.0.53 } }
+ set resolvers6 { type ipv6_addr; elements = { fd00::53 } }
+ chain dns_zone {
+  type filter hook output priority -300; policy accept;
+  meta nfproto != @lease return
+  meta mark 0x539 return
+  ip daddr @resolvers4 meta l4proto { tcp, udp } th dport 53 ct original zone set 2
+  ip6 daddr @resolvers6 meta l4proto { tcp, udp } th dport 53 ct original zone set 2
+ }
+ chain outbound {
+  type nat hook output priority -100; policy accept;
+  meta nfproto != @lease return
+  ip saddr 127.0.0.6 return
+  ip6 saddr ::6 return
+  meta mark 0x539 oifname "lo" ip daddr != 127.0.0.0/8 tcp dport != { 53, 15006 } tcp dport != @direct_inbound redirect to :15006
+  meta mark 0x539 return
+  ip daddr @resolvers4 meta l4proto { tcp, udp } th dport 53 redirect to :15053
+  ip6 daddr @resolvers6 meta l4proto { tcp, udp } th dport 53 redirect to :15053
+  oifname "lo" return
+  ip daddr 127.0.0.0/8 return
+  ip6 daddr ::1 return
+  ip daddr @direct4 return
+  ip6 daddr @direct6 return
+  tcp dport @direct_outbound return
+  meta l4proto tcp redirect to :15001
+ }
+ chain inbound {
+  type nat hook prerouting priority -100; policy accept;
+  meta nfproto != @lease return
+  iifname "lo" return
+  fib daddr type != local return
+  tcp dport @direct_inbound return
+  meta l4proto tcp redirect to :15006
+ }
+ chain strict {
+  type filter hook input priority -1; policy accept;
+  iifname "lo" accept
+  ct direction original tcp dport @strict_ports reject with tcp reset
+  tcp dport { 15001, 15006 } ct status & dnat == 0 reject with tcp reset
+ }
+}
+"#;
+        assert_eq!(install(&config, &BTreeSet::from([3306])), expected);
+    }
+
+    #[test]
+    fn without_dns_capture_no_rule_names_port_53_but_the_self_call() {
+        let text = install(&Config::default(), &BTreeSet::new());
+        assert!(!text.contains("th dport 53"), "{text}");
+        assert!(!text.contains("dns_zone"), "{text}");
+    }
+
+    #[test]
+    fn the_lease_leaves_ipv6_direct_when_asked() {
+        let config = Config { ipv6: false, ..Config::default() };
+        assert_eq!(
+            renew(&config),
+            "add element inet isthmus lease { ipv4 timeout 5000ms }\n\
+             delete element inet isthmus lease { ipv4 }\n\
+             add element inet isthmus lease { ipv4 timeout 5000ms }\n"
+        );
+    }
+
+    #[test]
+    fn strict_ports_are_replaced_as_a_whole() {
+        assert_eq!(set_strict(&BTreeSet::new()), "flush set inet isthmus strict_ports\n");
+        assert_eq!(
+            set_strict(&BTreeSet::from([3306, 80])),
+            "flush set inet isthmus strict_ports\nadd element inet isthmus strict_ports { 80, 3306 }\n"
+        );
+    }
+}

@@ -1,0 +1,357 @@
+//! The rules in a real kernel: every test runs in network namespaces of its own, made by itself.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use isthmus_capture::{Capture, Config, Dns, original_destination};
+use isthmus_lifecycle::Drain;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::sync::watch;
+
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// Routed, and nobody has it: a service's address.
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 7);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs the test again inside new namespaces, or runs it when already there.
+fn inside(test: &str, body: fn()) {
+    const MARKER: &str = "this-process-is-inside";
+    if std::env::args().any(|argument| argument == MARKER) {
+        return body();
+    }
+    let flags = if nix::unistd::geteuid().is_root() { "-n" } else { "-Urn" };
+    let possible = Command::new("unshare").args([flags, "nft", "list", "ruleset"]).output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: {test} needs unshare, nft and leave to make a network namespace");
+        return;
+    }
+    let output = Command::new("unshare")
+        .arg(flags)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--skip", MARKER])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+fn sh(command: &str) {
+    let status = Command::new("sh").args(["-ec", command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+/// Another host on the same network, alive as long as this value.
+struct Peer {
+    holder: Child,
+    namespace: OwnedFd,
+}
+
+impl Peer {
+    fn new() -> Self {
+        let mut holder = Command::new("unshare")
+            .args(["-n", "sh", "-c", "echo ready; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 5];
+        holder.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        let id = holder.id();
+        sh(&format!(
+            "ip link set lo up
+             ip link add eth0 type veth peer name eth0 netns {id}
+             ip addr add {HOST}/24 dev eth0
+             ip link set eth0 up
+             ip route add default via {PEER}
+             nsenter -t {id} -n sh -ec 'ip link set lo up; ip addr add {PEER}/24 dev eth0; ip link set eth0 up'"
+        ));
+        let namespace = std::fs::File::open(format!("/proc/{id}/ns/net")).unwrap().into();
+        Self { holder, namespace }
+    }
+
+    /// Makes sockets on the peer: a socket stays in the namespace that it was made in.
+    fn there<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let enter = scope.spawn(|| {
+                nix::sched::setns(&self.namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            enter.join().unwrap()
+        })
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn connect(ip: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::from((ip, port)), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// As the agent connects: marked, from this source.
+fn connect_marked(from: Ipv4Addr, to: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    isthmus_capture::mark(&socket, isthmus_capture::MARK)?;
+    socket.bind(&SockAddr::from(SocketAddr::from((from, 0))))?;
+    socket.connect_timeout(&SockAddr::from(SocketAddr::from((to, port))), PATIENCE)?;
+    Ok(socket.into())
+}
+
+fn listen(port: u16) -> TcpListener {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
+}
+
+/// Accepts one connection; where it was going.
+fn arrived(listener: &TcpListener) -> SocketAddr {
+    let (stream, _) = listener.accept().unwrap();
+    original_destination(&stream).unwrap()
+}
+
+fn at(ip: Ipv4Addr, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(ip), port)
+}
+
+fn config() -> Config {
+    Config { dns: Dns::Servers(vec![PEER.into()]), lease: Duration::from_secs(60), ..Config::default() }
+}
+
+fn install(config: Config, strict: &[u16]) -> Capture {
+    runtime().block_on(Capture::install(config, strict.iter().copied().collect())).unwrap()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn outbound_connections_go_to_the_agent_and_its_own_do_not() {
+    inside("outbound_connections_go_to_the_agent_and_its_own_do_not", || {
+        let peer = Peer::new();
+        let there = peer.there(|| listen(8080));
+        let agent = listen(15001);
+        let local = listen(8080);
+        let _capture = install(config(), &[]);
+
+        let _call = connect(SERVICE, 9080).unwrap();
+        assert_eq!(arrived(&agent), at(SERVICE, 9080));
+        let _call = connect(PEER, 8080).unwrap();
+        assert_eq!(arrived(&agent), at(PEER, 8080));
+
+        let _own = connect_marked(HOST, PEER, 8080).unwrap();
+        assert_eq!(arrived(&there), at(PEER, 8080));
+        let _loopback = connect(Ipv4Addr::LOCALHOST, 8080).unwrap();
+        assert_eq!(arrived(&local), at(Ipv4Addr::LOCALHOST, 8080));
+        let _own_address = connect(HOST, 8080).unwrap();
+        assert_eq!(arrived(&local), at(HOST, 8080));
+    });
+}
+
+#[test]
+fn networks_and_ports_named_as_direct_stay_direct() {
+    inside("networks_and_ports_named_as_direct_stay_direct", || {
+        let peer = Peer::new();
+        let there = peer.there(|| [listen(8080), listen(9000)]);
+        let agent = listen(15001);
+        let by_port = Config { direct_outbound: BTreeSet::from([9000]), ..config() };
+        let _capture = install(by_port, &[]);
+        let _call = connect(PEER, 9000).unwrap();
+        assert_eq!(arrived(&there[1]), at(PEER, 9000));
+        let _call = connect(PEER, 8080).unwrap();
+        assert_eq!(arrived(&agent), at(PEER, 8080));
+        let by_network = Config { direct_networks: vec!["10.77.0.0/24".parse().unwrap()], ..config() };
+        let _capture = install(by_network, &[]);
+        let _call = connect(PEER, 8080).unwrap();
+        assert_eq!(arrived(&there[0]), at(PEER, 8080));
+    });
+}
+
+#[test]
+fn inbound_connections_go_to_the_agent_except_ssh() {
+    inside("inbound_connections_go_to_the_agent_except_ssh", || {
+        let peer = Peer::new();
+        let (agent, ssh, app) = (listen(15006), listen(22), listen(3306));
+        let _capture = install(config(), &[3306]);
+
+        let _call = peer.there(|| connect(HOST, 3306)).unwrap();
+        assert_eq!(arrived(&agent), at(HOST, 3306));
+        let _call = peer.there(|| connect(HOST, 22)).unwrap();
+        assert_eq!(arrived(&ssh), at(HOST, 22));
+        // The proxy to its application, and a service's call to itself.
+        let _app = connect_marked(Ipv4Addr::new(127, 0, 0, 6), HOST, 3306).unwrap();
+        assert_eq!(arrived(&app), at(HOST, 3306));
+        let _self_call = connect_marked(HOST, HOST, 3306).unwrap();
+        assert_eq!(arrived(&agent), at(HOST, 3306));
+        // Nobody reaches the agent's capture port by its own number.
+        let refused = peer.there(|| connect(HOST, 15006)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn without_a_lease_strict_ports_are_refused_and_everything_else_is_direct() {
+    inside("without_a_lease_strict_ports_are_refused_and_everything_else_is_direct", || {
+        let peer = Peer::new();
+        let there = peer.there(|| listen(8080));
+        let (agent_in, agent_out) = (listen(15006), listen(15001));
+        let (mysql, web) = (listen(3306), listen(80));
+        let _capture = install(config(), &[3306]);
+        let _call = peer.there(|| connect(HOST, 3306)).unwrap();
+        assert_eq!(arrived(&agent_in), at(HOST, 3306));
+        let _call = connect(PEER, 8080).unwrap();
+        assert_eq!(arrived(&agent_out), at(PEER, 8080));
+
+        runtime().block_on(isthmus_capture::lease::release()).unwrap();
+        let refused = peer.there(|| connect(HOST, 3306)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        for agent_port in [15001, 15006] {
+            let refused = peer.there(|| connect(HOST, agent_port)).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+        let _call = peer.there(|| connect(HOST, 80)).unwrap();
+        assert_eq!(arrived(&web), at(HOST, 80));
+        let _call = connect(PEER, 8080).unwrap();
+        assert_eq!(arrived(&there), at(PEER, 8080));
+        let _local = connect(HOST, 3306).unwrap();
+        assert_eq!(arrived(&mysql), at(HOST, 3306));
+
+        runtime().block_on(isthmus_capture::lease::remove()).unwrap();
+        let _call = peer.there(|| connect(HOST, 3306)).unwrap();
+        assert_eq!(arrived(&mysql), at(HOST, 3306));
+    });
+}
+
+#[test]
+fn a_lease_that_nobody_renews_expires_and_one_that_is_held_does_not() {
+    inside("a_lease_that_nobody_renews_expires_and_one_that_is_held_does_not", || {
+        let peer = Peer::new();
+        let there = peer.there(|| listen(8080));
+        let agent = listen(15001);
+        agent.set_nonblocking(true).unwrap();
+        let short =
+            Config { lease: Duration::from_millis(1500), renew: Duration::from_millis(200), ..config() };
+        let runtime = runtime();
+        let capture = runtime.block_on(Capture::install(short, BTreeSet::new())).unwrap();
+        let (_strict, follow) = watch::channel(BTreeSet::new());
+        // Held for longer than the lease lasts.
+        let held = runtime.block_on(async {
+            let hold = capture.hold(follow, Drain::new().signal());
+            tokio::time::timeout(Duration::from_secs(3), hold).await
+        });
+        assert!(held.is_err());
+        let _call = connect(PEER, 8080).unwrap();
+        assert_eq!(arrived(&agent), at(PEER, 8080));
+        // Nobody renews now, as after SIGKILL: within the lease new connections are direct again.
+        let started = Instant::now();
+        loop {
+            let _call = connect(PEER, 8080).unwrap();
+            if agent.accept().is_err() {
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(3), "the lease does not expire");
+            std::thread::yield_now();
+        }
+        assert_eq!(arrived(&there), at(PEER, 8080));
+    });
+}
+
+#[test]
+fn rules_that_were_flushed_come_back_and_a_clean_stop_removes_them() {
+    inside("rules_that_were_flushed_come_back_and_a_clean_stop_removes_them", || {
+        sh("ip link set lo up");
+        let quick = Config { renew: Duration::from_millis(20), ..config() };
+        runtime().block_on(async {
+            let drain = Drain::new();
+            let capture = Capture::install(quick, BTreeSet::new()).await.unwrap();
+            let (strict, follow) = watch::channel(BTreeSet::new());
+            let hold = capture.hold(follow, drain.signal());
+            let meddle = async {
+                sh("nft flush ruleset");
+                strict.send_replace(BTreeSet::from([3306]));
+                let deadline = Instant::now() + PATIENCE;
+                while !list().contains("elements = { 3306 }") {
+                    assert!(Instant::now() < deadline, "{}", list());
+                    tokio::task::yield_now().await;
+                }
+                drain.refuse();
+            };
+            let (ended, ()) = tokio::join!(hold, meddle);
+            ended.unwrap();
+        });
+        assert_eq!(list(), "");
+    });
+}
+
+fn list() -> String {
+    String::from_utf8(Command::new("nft").args(["list", "ruleset"]).output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn dns_queries_go_to_the_agent_whose_own_go_to_the_server_from_any_port() {
+    inside("dns_queries_go_to_the_agent_whose_own_go_to_the_server_from_any_port", || {
+        let peer = Peer::new();
+        let server = peer.there(|| UdpSocket::bind((PEER, 53)).unwrap());
+        let agent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 15053)).unwrap();
+        for socket in [&server, &agent] {
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        let _capture = install(config(), &[]);
+
+        let app = UdpSocket::bind((HOST, 40000)).unwrap();
+        app.set_read_timeout(Some(PATIENCE)).unwrap();
+        app.send_to(b"query", (PEER, 53)).unwrap();
+        let mut buffer = [0; 16];
+        let (length, from) = agent.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"query");
+        agent.send_to(b"answer", from).unwrap();
+        // The answer seems to come from the server that was asked.
+        assert_eq!(app.recv_from(&mut buffer).unwrap(), (6, at(PEER, 53)));
+        drop(app);
+
+        // The agent asks upstream from the very port that the application just used.
+        let own = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        isthmus_capture::mark(&own, isthmus_capture::MARK).unwrap();
+        own.bind(&SockAddr::from(at(HOST, 40000))).unwrap();
+        let own = UdpSocket::from(own);
+        own.set_read_timeout(Some(PATIENCE)).unwrap();
+        own.send_to(b"upstream", (PEER, 53)).unwrap();
+        let (length, from) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"upstream");
+        server.send_to(b"reply", from).unwrap();
+        assert_eq!(own.recv_from(&mut buffer).unwrap(), (5, at(PEER, 53)));
+
+        let tcp = listen(15053);
+        let mut query = connect(PEER, 53).unwrap();
+        query.write_all(b"x").unwrap();
+        assert_eq!(arrived(&tcp), at(PEER, 53));
+        // A server that resolv.conf does not name is not the agent's.
+        let other = UdpSocket::bind((HOST, 0)).unwrap();
+        other.send_to(b"other", (SERVICE, 53)).unwrap();
+        agent.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert!(agent.recv_from(&mut buffer).is_err());
+    });
+}
+
+#[test]
+fn ipv6_is_captured_like_ipv4() {
+    inside("ipv6_is_captured_like_ipv4", || {
+        let _peer = Peer::new();
+        sh("ip -6 addr add fd00::1/64 dev eth0 nodad");
+        let agent = TcpListener::bind("[::]:15001").unwrap();
+        let _capture = install(config(), &[]);
+        let target: SocketAddr = "[fd00::9]:9080".parse().unwrap();
+        let _call = TcpStream::connect_timeout(&target, PATIENCE).unwrap();
+        assert_eq!(arrived(&agent), target);
+    });
+}
