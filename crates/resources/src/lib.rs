@@ -1,1 +1,18 @@
 //! The Istio and Kubernetes kinds we read: types, CRD schemas, validation, conversion to the model.
+//!
+//! Objects enter through [`parse`], which takes the JSON of any served version and keeps only what the mesh needs: ten
+//! thousand Pods must fit in memory. One bad object is one error that names it; its neighbours are not touched.
+
+pub mod convert;
+pub mod istio;
+pub mod kind;
+pub mod kubernetes;
+pub mod meta;
+pub mod object;
+pub mod parse;
+pub mod peer;
+
+pub use kind::Kind;
+pub use meta::{Meta, Resource};
+pub use object::{Change, Event, Object};
+pub use parse::{ParseError, parse, parse_yaml};

@@ -1,0 +1,1 @@
+//! Pure conversions to the model.
