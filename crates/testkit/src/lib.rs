@@ -1,1 +1,9 @@
-//! For tests only: throw-away CA, builders, log capture.
+//! For tests only: a throw-away mesh CA, identities, log capture, free ports.
+
+pub mod logs;
+pub mod mesh_ca;
+pub mod net;
+
+pub use logs::Logs;
+pub use mesh_ca::MeshCa;
+pub use net::listener;
