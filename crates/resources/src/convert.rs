@@ -1,1 +1,81 @@
-//! Pure conversions to the model.
+//! Pure conversions to the model: what the registry calls to turn one cluster's objects into services and endpoints.
+
+mod endpoint;
+mod gateway;
+mod locality;
+mod service;
+
+use isthmus_model::{ClusterId, Labels, Namespace, NetworkId, Service, Source, TrustDomain};
+
+pub use endpoint::{
+    inline_endpoints, pod_endpoint, slice_endpoints, workload_entry_endpoint, workload_labels,
+};
+pub use gateway::network_gateways;
+pub use locality::{node_locality, pod_locality, workload_entry_locality};
+pub use service::{fully_qualified, kubernetes_service, service_entry};
+
+use crate::kubernetes;
+use crate::meta::Resource;
+
+/// Label with an endpoint's, a gateway's or a system namespace's network.
+pub const NETWORK_LABEL: &str = "topology.istio.io/network";
+/// Label that says whether a workload speaks mutual TLS.
+pub const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
+/// Annotation of WorkloadEntries whose Healthy condition decides.
+pub const HEALTH_CHECKS_ANNOTATION: &str = "proxy.istio.io/health-checks-enabled";
+/// Label of EndpointSlices with their Service's name.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// The cluster whose objects are converted.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// Its name.
+    pub cluster: &'a ClusterId,
+    /// Trust domain of its identities.
+    pub trust_domain: &'a TrustDomain,
+    /// DNS domain of its Services, usually `cluster.local`.
+    pub domain: &'a str,
+    /// Its default network: label `topology.istio.io/network` of its system namespace.
+    pub network: &'a NetworkId,
+}
+
+/// Finds what endpoints refer to. Called by the conversions of EndpointSlices.
+pub trait Lookup {
+    /// A Pod by namespace and name.
+    fn pod(&self, namespace: &str, name: &str) -> Option<&Resource<kubernetes::Pod>>;
+    /// A Node by name.
+    fn node(&self, name: &str) -> Option<&Resource<kubernetes::Node>>;
+}
+
+/// Whether a service selects workloads with these labels: same namespace, and all pairs of its selector among them. A
+/// Kubernetes Service with an empty selector selects nothing, a ServiceEntry with one selects its whole namespace.
+#[must_use]
+pub fn selects(service: &Service, namespace: &Namespace, labels: &Labels) -> bool {
+    let Some(selector) = &service.selector else { return false };
+    if service.namespace != *namespace || (selector.is_empty() && service.source != Source::ServiceEntry) {
+        return false;
+    }
+    selector.matches(labels)
+}
+
+/// Labels as Istio matches subsets and failover priorities against: those of the workload and where it is.
+fn with_topology(
+    labels: &Labels,
+    locality: &isthmus_model::Locality,
+    site: Site<'_>,
+    network: &NetworkId,
+    node: Option<&str>,
+) -> Labels {
+    let pairs = [
+        ("topology.kubernetes.io/region", &*locality.region),
+        ("topology.kubernetes.io/zone", &*locality.zone),
+        ("topology.istio.io/subzone", &*locality.subzone),
+        ("topology.istio.io/cluster", site.cluster.as_str()),
+        (NETWORK_LABEL, network.as_str()),
+        ("kubernetes.io/hostname", node.unwrap_or_default()),
+    ];
+    labels.with(pairs.into_iter().filter(|(_, value)| !value.is_empty()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! thousand Pods must fit in memory. One bad object is one error that names it; its neighbours are not touched.
 
 pub mod convert;
+pub mod crds;
 pub mod istio;
 pub mod kind;
 pub mod kubernetes;
@@ -11,8 +12,13 @@ pub mod meta;
 pub mod object;
 pub mod parse;
 pub mod peer;
+pub mod validate;
+pub mod warnings;
 
+pub use crds::crds;
 pub use kind::Kind;
 pub use meta::{Meta, Resource};
 pub use object::{Change, Event, Object};
 pub use parse::{ParseError, parse, parse_yaml};
+pub use validate::{Problem, validate};
+pub use warnings::warnings;
