@@ -156,9 +156,12 @@ impl MeshCa {
     /// When the cluster may not vouch for the names.
     #[must_use]
     pub fn material(&self, cluster: &str, names: &Names, lifetime: Duration) -> Material {
-        let now = SystemClock.now();
-        let (made, _) =
-            self.authority(cluster).issue_own(names, lifetime, now).expect("the names are allowed");
+        self.issue(cluster, names, lifetime, SystemClock.now())
+    }
+
+    fn issue(&self, cluster: &str, names: &Names, lifetime: Duration, at: SystemTime) -> Material {
+        let issued = self.authority(cluster).issue_own(names, lifetime, at);
+        let (made, _) = issued.expect("the names are allowed");
         Material { key: made.key_pem, chain: made.chain_pem, roots: made.roots_pem }
     }
 }
