@@ -47,6 +47,8 @@ pub struct MeshService {
     pub vips: BTreeMap<ClusterId, Vec<IpAddr>>,
     /// Identities that may answer, over all clusters, sorted.
     pub identities: Vec<SpiffeId>,
+    /// Those of them that our own cluster's workloads have, ready or not.
+    pub own_identities: Vec<SpiffeId>,
     /// SANs that a ServiceEntry lists.
     pub subject_alt_names: Vec<Arc<str>>,
     /// Prefer near endpoints, as the Service asks.
@@ -125,6 +127,10 @@ pub struct Workload {
     pub weight: u32,
     /// Readiness of the object itself.
     pub health: Health,
+    /// Host name within `subdomain`, of a StatefulSet's Pod.
+    pub hostname: Option<Arc<str>>,
+    /// The headless service that names it.
+    pub subdomain: Option<Arc<str>>,
 }
 
 impl Workload {
@@ -231,11 +237,31 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// A snapshot of nothing.
+    #[must_use]
+    pub fn empty(cluster: ClusterId, root_namespace: Namespace) -> Self {
+        Self {
+            number: 0,
+            cluster,
+            root_namespace,
+            services: Map::new(),
+            endpoints: Map::new(),
+            workloads: Map::new(),
+            addresses: Map::new(),
+            namespaces: Map::new(),
+            config: Map::new(),
+            networks: Arc::default(),
+            gateways: Arc::default(),
+            peers: Arc::default(),
+            synced: Arc::default(),
+        }
+    }
+
     /// The service that a client in `namespace` means by a host: its own namespace's, else a Kubernetes Service, else the
     /// oldest, of those it may see.
     #[must_use]
     pub fn service(&self, host: &Hostname, namespace: &Namespace) -> Option<&Arc<MeshService>> {
-        let start = ServiceKey::new(host.clone(), lowest_namespace());
+        let start = ServiceKey::new(host.clone(), crate::lowest_namespace());
         self.services
             .iter_from(&start)
             .take_while(|(key, _)| key.host == *host)
@@ -321,11 +347,6 @@ fn preference(service: &MeshService, namespace: &Namespace) -> (bool, u8, i64) {
         Source::Imported(_) => 2,
     };
     (service.service.namespace != *namespace, kind, service.service.created)
-}
-
-/// A namespace that sorts before or at every other: names start with `-` at the least in ASCII order, which is not allowed, or `0`.
-fn lowest_namespace() -> Namespace {
-    Namespace::new("0").unwrap_or_else(|_| unreachable!("a single digit is a DNS label"))
 }
 
 /// What differs between a snapshot and the one before.

@@ -1,0 +1,399 @@
+//! The builder of snapshots: tables in, immutable states and differences out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use isthmus_model::{ClusterId, Namespace, NetworkGateway, NetworkId, PeerChange, TrustDomain};
+use isthmus_resources::{Change, Event, Kind, Object};
+
+use crate::allocate::Allocator;
+use crate::config::is_config;
+use crate::declared::kubernetes_host;
+use crate::gateway::service_gateways;
+use crate::merge::entry_keys;
+use crate::peer::{Peer, Refused};
+use crate::snapshot::{Changes, ServiceKey, Snapshot, WorkloadKey, WorkloadKind};
+use crate::tables::{ObjectKey, Tables, service_of};
+use crate::workload::{Reader, label_network};
+
+/// What a registry is told once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Our own cluster: configuration is read from it alone.
+    pub cluster: ClusterId,
+    /// Its network where its system namespace has no label `topology.istio.io/network`.
+    pub network: NetworkId,
+    /// Trust domain of workloads.
+    pub trust_domain: TrustDomain,
+    /// Namespace of mesh-wide policies and of the network's label.
+    pub root_namespace: Namespace,
+    /// Cluster DNS domain, `cluster.local`.
+    pub domain: Arc<str>,
+}
+
+/// Kinds that must have been listed before a cluster counts as synced.
+pub const CORE_KINDS: [Kind; 4] = [Kind::Namespace, Kind::Service, Kind::Pod, Kind::EndpointSlice];
+
+/// Kinds that our own cluster must have listed besides.
+pub const CONFIG_KINDS: [Kind; 8] = [
+    Kind::ServiceEntry,
+    Kind::WorkloadEntry,
+    Kind::DestinationRule,
+    Kind::VirtualService,
+    Kind::Gateway,
+    Kind::Sidecar,
+    Kind::PeerAuthentication,
+    Kind::AuthorizationPolicy,
+];
+
+/// All tables, what was touched since the last snapshot, and the last snapshot.
+#[derive(Debug)]
+pub struct Registry {
+    pub(crate) settings: Settings,
+    pub(crate) sources: BTreeMap<ClusterId, Tables>,
+    pub(crate) peers: BTreeMap<ClusterId, Peer>,
+    pub(crate) allocator: Allocator,
+    pub(crate) dirty: Dirty,
+    pub(crate) latest: Arc<Snapshot>,
+    pub(crate) published: Arc<ArcSwap<Snapshot>>,
+}
+
+/// What has to be computed again.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    pub(crate) services: BTreeSet<ServiceKey>,
+    pub(crate) workloads: BTreeSet<WorkloadKey>,
+    pub(crate) config: BTreeSet<Namespace>,
+    pub(crate) namespaces: BTreeSet<Namespace>,
+    pub(crate) gateways: bool,
+    pub(crate) knowledge: bool,
+}
+
+impl Registry {
+    /// An empty registry, which knows nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let latest = Arc::new(Snapshot::empty(settings.cluster.clone(), settings.root_namespace.clone()));
+        let published = Arc::new(ArcSwap::from(Arc::clone(&latest)));
+        Self {
+            settings,
+            sources: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            allocator: Allocator::default(),
+            dirty: Dirty { gateways: true, knowledge: true, ..Dirty::default() },
+            latest,
+            published,
+        }
+    }
+
+    /// Takes over what one cluster's API server reports. Nothing is visible before [`Registry::publish`].
+    pub fn apply(&mut self, event: Event) {
+        let cluster = event.cluster;
+        if !self.sources.contains_key(&cluster) {
+            self.sources.insert(cluster.clone(), Tables::default());
+            self.dirty.knowledge = true;
+        }
+        match event.change {
+            Change::Applied(object) => self.put(&cluster, object),
+            Change::Removed(kind, namespace, name) => self.remove(&cluster, &(kind, namespace, name)),
+            Change::Listed(kind, objects) => {
+                let listed: BTreeSet<ObjectKey> = objects.iter().map(key_of).collect();
+                let tables = &self.sources[&cluster];
+                let gone: Vec<ObjectKey> =
+                    tables.keys(kind).filter(|key| !listed.contains(*key)).cloned().collect();
+                for key in gone {
+                    self.remove(&cluster, &key);
+                }
+                for object in objects.into_iter().filter(|object| object.kind() == kind) {
+                    self.put(&cluster, object);
+                }
+                if self.sources.get_mut(&cluster).is_some_and(|tables| tables.mark_listed(kind)) {
+                    self.dirty.knowledge = true;
+                }
+            }
+        }
+    }
+
+    /// A cluster is read no more (its remote secret was deleted): all that it declared goes.
+    pub fn forget_cluster(&mut self, cluster: &ClusterId) {
+        let Some(tables) = self.sources.get(cluster) else { return };
+        let keys: Vec<ObjectKey> = Kind::ALL.iter().flat_map(|kind| tables.keys(*kind)).cloned().collect();
+        for key in keys {
+            self.remove(cluster, &key);
+        }
+        self.sources.remove(cluster);
+        self.dirty.knowledge = true;
+        self.dirty.gateways = true;
+    }
+
+    /// A link exists, whether or not its peer ever spoke: until then the peer is known as unknown.
+    pub fn link(&mut self, peer: &ClusterId) {
+        if !self.peers.contains_key(peer) {
+            self.peers.insert(peer.clone(), Peer::default());
+            self.dirty.knowledge = true;
+        }
+    }
+
+    /// Takes over what a peer says of itself. A peer that is disconnected says nothing: its last good records stay.
+    ///
+    /// # Errors
+    /// When the peer speaks in another's name; nothing is changed then.
+    pub fn apply_peer(&mut self, peer: &ClusterId, change: PeerChange) -> Result<(), Refused> {
+        if *peer == self.settings.cluster {
+            return Err(Refused::Ourselves { peer: peer.clone() });
+        }
+        if change == PeerChange::Unlinked {
+            if let Some(gone) = self.peers.remove(peer) {
+                self.dirty.services.extend(gone.exports.into_keys());
+                self.dirty.gateways |= !gone.gateways.is_empty();
+                self.dirty.knowledge = true;
+            }
+            return Ok(());
+        }
+        self.link(peer);
+        let Some(records) = self.peers.get_mut(peer) else { return Ok(()) };
+        let touched = records.apply(peer, change)?;
+        self.dirty.services.extend(touched.services);
+        self.dirty.gateways |= touched.gateways;
+        self.dirty.knowledge = true;
+        Ok(())
+    }
+
+    /// Addresses given to imported hosts: what the caller persists.
+    #[must_use]
+    pub fn allocator(&self) -> &Allocator {
+        &self.allocator
+    }
+
+    /// As [`Registry::allocator`], to restore assignments at start and to ask whether they changed.
+    pub fn allocator_mut(&mut self) -> &mut Allocator {
+        &mut self.allocator
+    }
+
+    /// The last published snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.latest)
+    }
+
+    /// Where the last published snapshot is always found.
+    #[must_use]
+    pub fn handle(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.published)
+    }
+
+    /// Whether something was touched since the last snapshot.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        let dirty = &self.dirty;
+        dirty.gateways
+            || dirty.knowledge
+            || !dirty.services.is_empty()
+            || !dirty.workloads.is_empty()
+            || !dirty.config.is_empty()
+            || !dirty.namespaces.is_empty()
+    }
+
+    /// Computes what was touched. None when nothing that a proxy could see changed.
+    pub fn publish(&mut self) -> Option<(Arc<Snapshot>, Changes)> {
+        if !self.is_dirty() {
+            return None;
+        }
+        let (snapshot, changes) = self.build();
+        if changes.is_empty() {
+            return None;
+        }
+        self.latest = Arc::new(snapshot);
+        self.published.store(Arc::clone(&self.latest));
+        Some((Arc::clone(&self.latest), changes))
+    }
+
+    /// The network of a cluster's workloads that say nothing else.
+    pub(crate) fn default_network(&self, cluster: &ClusterId) -> NetworkId {
+        let labelled = self
+            .sources
+            .get(cluster)
+            .and_then(|tables| tables.namespace(self.settings.root_namespace.as_str()))
+            .and_then(|namespace| label_network(&namespace.meta.labels));
+        match labelled {
+            Some(network) => network,
+            None if *cluster == self.settings.cluster => self.settings.network.clone(),
+            None => NetworkId::unnamed(),
+        }
+    }
+
+    pub(crate) fn reader<'a>(&'a self, cluster: &'a ClusterId, network: &'a NetworkId) -> Reader<'a> {
+        Reader {
+            cluster,
+            trust_domain: &self.settings.trust_domain,
+            default_network: network,
+            tables: &self.sources[cluster],
+        }
+    }
+
+    pub(crate) fn kubernetes_key(&self, name: &str, namespace: &Namespace) -> Option<ServiceKey> {
+        let host = kubernetes_host(name, namespace, &self.settings.domain)?;
+        Some(ServiceKey::new(host, namespace.clone()))
+    }
+
+    /// All gateways that Services and peers declare, sorted.
+    pub(crate) fn all_gateways(&self) -> Vec<NetworkGateway> {
+        let mut all: BTreeSet<NetworkGateway> =
+            self.peers.values().flat_map(|peer| peer.gateways.iter().cloned()).collect();
+        for (cluster, tables) in &self.sources {
+            for object in tables.all(Kind::Service) {
+                if let Object::Service(service) = object {
+                    all.extend(service_gateways(cluster, service));
+                }
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    fn put(&mut self, cluster: &ClusterId, object: Object) {
+        let Some(tables) = self.sources.get_mut(cluster) else { return };
+        let old = tables.put(object.clone());
+        if old.as_ref() == Some(&object) {
+            return;
+        }
+        // before and after: what the old state was part of changes too
+        if let Some(old) = &old {
+            self.touch(cluster, old);
+        }
+        self.touch(cluster, &object);
+        self.touch_network(cluster, old.as_ref(), Some(&object));
+    }
+
+    fn remove(&mut self, cluster: &ClusterId, key: &ObjectKey) {
+        let Some(old) = self.sources.get_mut(cluster).and_then(|tables| tables.take(key)) else { return };
+        self.touch(cluster, &old);
+        self.touch_network(cluster, Some(&old), None);
+    }
+
+    /// Marks everything that an object is part of.
+    fn touch(&mut self, cluster: &ClusterId, object: &Object) {
+        let own = *cluster == self.settings.cluster;
+        let meta = object.meta();
+        let Some(namespace) = meta.namespace.clone() else {
+            match object {
+                Object::Namespace(_) => self.touch_namespace(cluster, &meta.name),
+                Object::Node(_) => {
+                    let pods = self.sources[cluster].pods_on(&meta.name);
+                    for (namespace, pod) in pods {
+                        self.touch_pod(cluster, &namespace, &pod);
+                    }
+                }
+                _ => {}
+            }
+            return;
+        };
+        match object {
+            Object::Service(service) => {
+                self.dirty.services.extend(self.kubernetes_key(&meta.name, &namespace));
+                self.dirty.gateways |= label_network(&service.meta.labels).is_some();
+            }
+            Object::EndpointSlice(slice) => {
+                let service = service_of(slice);
+                self.dirty
+                    .services
+                    .extend(service.and_then(|service| self.kubernetes_key(&service, &namespace)));
+            }
+            Object::Pod(pod) => {
+                self.touch_pod(cluster, &namespace, &meta.name);
+                self.dirty.services.extend(self.selecting(cluster, &namespace, &pod.meta.labels, false));
+            }
+            Object::WorkloadEntry(entry) => {
+                let labels = entry.spec.labels.with(meta.labels.iter());
+                self.dirty.services.extend(self.selecting(cluster, &namespace, &labels, true));
+                self.touch_workload(cluster, &namespace, &meta.name, WorkloadKind::Entry);
+            }
+            Object::ServiceEntry(entry) if own => self.dirty.services.extend(entry_keys(entry)),
+            _ if own && is_config(object.kind()) => {
+                self.dirty.config.insert(namespace);
+            }
+            _ => {}
+        }
+    }
+
+    fn touch_pod(&mut self, cluster: &ClusterId, namespace: &Namespace, pod: &Arc<str>) {
+        self.touch_workload(cluster, namespace, pod, WorkloadKind::Pod);
+        let tables = &self.sources[cluster];
+        let services = tables.services_with_pod(namespace, pod);
+        let labels = tables.pod(namespace, pod).map(|pod| pod.meta.labels.clone()).unwrap_or_default();
+        let keys: Vec<_> =
+            services.iter().filter_map(|service| self.kubernetes_key(service, namespace)).collect();
+        self.dirty.services.extend(keys);
+        self.dirty.services.extend(self.selecting(cluster, namespace, &labels, false));
+    }
+
+    fn touch_workload(
+        &mut self,
+        cluster: &ClusterId,
+        namespace: &Namespace,
+        name: &Arc<str>,
+        kind: WorkloadKind,
+    ) {
+        let (cluster, namespace) = (cluster.clone(), namespace.clone());
+        self.dirty.workloads.insert(WorkloadKey { cluster, namespace, name: Arc::clone(name), kind });
+    }
+
+    fn touch_namespace(&mut self, cluster: &ClusterId, name: &str) {
+        let Ok(namespace) = Namespace::new(name) else { return };
+        let services: Vec<ServiceKey> = self.sources[cluster]
+            .services(&namespace)
+            .filter_map(|service| self.kubernetes_key(&service.meta.name, &namespace))
+            .collect();
+        self.dirty.services.extend(services);
+        if *cluster == self.settings.cluster {
+            self.dirty.namespaces.insert(namespace);
+        }
+    }
+
+    /// A change of the system namespace's network label moves every workload of the cluster.
+    fn touch_network(&mut self, cluster: &ClusterId, old: Option<&Object>, new: Option<&Object>) {
+        let network = |object: Option<&Object>| match object {
+            Some(Object::Namespace(object))
+                if *object.meta.name == *self.settings.root_namespace.as_str() =>
+            {
+                label_network(&object.meta.labels)
+            }
+            _ => None,
+        };
+        if network(old) == network(new) {
+            return;
+        }
+        let tables = &self.sources[cluster];
+        let mut services = BTreeSet::new();
+        for object in tables.all(Kind::Service).chain(tables.all(Kind::ServiceEntry)) {
+            match object {
+                Object::Service(service) => {
+                    let Some(namespace) = &service.meta.namespace else { continue };
+                    services.extend(self.kubernetes_key(&service.meta.name, namespace));
+                }
+                Object::ServiceEntry(entry) => services.extend(entry_keys(entry)),
+                _ => {}
+            }
+        }
+        let pods: Vec<ObjectKey> = tables.keys(Kind::Pod).cloned().collect();
+        self.dirty.services.extend(services);
+        for (_, namespace, name) in pods {
+            if let Some(namespace) = namespace {
+                self.touch_workload(cluster, &namespace, &name, WorkloadKind::Pod);
+            }
+        }
+        self.dirty.gateways = true;
+        self.dirty.knowledge = true;
+    }
+}
+
+fn key_of(object: &Object) -> ObjectKey {
+    let meta = object.meta();
+    (object.kind(), meta.namespace.clone(), Arc::clone(&meta.name))
+}
+
+/// IP addresses of a workload, for the index by address.
+pub(crate) fn ips_of(workload: &crate::snapshot::Workload) -> Vec<IpAddr> {
+    workload.ips().collect()
+}
