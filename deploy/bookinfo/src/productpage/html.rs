@@ -75,9 +75,9 @@ fn reviews_card(reviews: &Part) -> String {
     let mut cards = String::new();
     for review in body.get("reviews").and_then(Value::as_array).into_iter().flatten() {
         let text = |key: &str| review.get(key).map(text_of).unwrap_or_default();
-        let _ = write!(
+        let _ = writeln!(
             cards,
-            "<blockquote><p>{}</p><footer>{}</footer>{}</blockquote>\n",
+            "<blockquote><p>{}</p><footer>{}</footer>{}</blockquote>",
             escape(&text("text")),
             escape(&text("reviewer")),
             rating(review.get("rating"))
@@ -114,15 +114,15 @@ fn answered(by: &[(&str, Option<Origin>)]) -> String {
     let mut rows = String::new();
     for (service, origin) in by {
         let Some(origin) = origin else {
-            let _ = write!(
+            let _ = writeln!(
                 rows,
-                "<tr class=\"silent\"><td>{service}</td><td colspan=\"3\">no answer</td></tr>\n"
+                "<tr class=\"silent\"><td>{service}</td><td colspan=\"3\">no answer</td></tr>"
             );
             continue;
         };
-        let _ = write!(
+        let _ = writeln!(
             rows,
-            "<tr><td>{service}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+            "<tr><td>{service}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             escape(&origin.version),
             escape(&origin.cluster),
             escape(&origin.workload)
