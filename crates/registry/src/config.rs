@@ -12,7 +12,7 @@ pub type Objects<S> = Arc<[Arc<Resource<S>>]>;
 
 /// Traffic and security configuration that one namespace holds; each list is oldest first, and keeps its `Arc` while it is
 /// unchanged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct NamespaceConfig {
     /// DestinationRules.
     pub destination_rules: Objects<istio::DestinationRule>,
@@ -40,20 +40,6 @@ impl PartialEq for NamespaceConfig {
             && same_objects(&self.peer_authentications, &other.peer_authentications)
             && same_objects(&self.authorization_policies, &other.authorization_policies)
             && same_objects(&self.request_authentications, &other.request_authentications)
-    }
-}
-
-impl Default for NamespaceConfig {
-    fn default() -> Self {
-        Self {
-            destination_rules: Arc::default(),
-            virtual_services: Arc::default(),
-            gateways: Arc::default(),
-            sidecars: Arc::default(),
-            peer_authentications: Arc::default(),
-            authorization_policies: Arc::default(),
-            request_authentications: Arc::default(),
-        }
     }
 }
 

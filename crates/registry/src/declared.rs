@@ -48,8 +48,7 @@ impl Reader<'_> {
             return None;
         }
         let meta = &object.meta;
-        let export_to: Vec<Arc<str>> =
-            meta.annotations.get(EXPORT_TO).map(|text| list(text)).unwrap_or_default();
+        let export_to: Vec<Arc<str>> = meta.annotations.get(EXPORT_TO).map(list).unwrap_or_default();
         let service = Service {
             host: host.clone(),
             name: Arc::clone(&meta.name),
