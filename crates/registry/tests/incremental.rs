@@ -1,5 +1,7 @@
 //! A snapshot that grew change by change equals one that is built from the same objects at once.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers")]
+
 use std::sync::Arc;
 
 use isthmus_model::{
