@@ -1,0 +1,145 @@
+//! The data directory: one agent's memory, readable by its owner alone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::{Flock, FlockArg};
+use thiserror::Error;
+
+/// Why the directory cannot be used.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// The file system said no.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("{}: another agent uses this data directory; stop it, or choose another with --data-dir", .0.display())]
+    InUse(PathBuf),
+    /// A file in it says nothing usable.
+    #[error("{}: {problem}; remove the file and join again", path.display())]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// A directory that this process alone uses while any clone lives.
+#[derive(Debug, Clone)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: Arc<Flock<File>>,
+}
+
+impl DataDir {
+    /// Makes the directory (0700) when it is absent, and locks it.
+    ///
+    /// # Errors
+    /// When the file system refuses or another process holds it.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let io = |source| DataError::Io { path: path.to_path_buf(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(io)?;
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { path: path.to_path_buf(), _lock: Arc::new(lock) }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(DataError::InUse(path.to_path_buf())),
+            Err((_, errno)) => Err(io(errno.into())),
+        }
+    }
+
+    /// Where key, chain and roots lie.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.path.join("identity")
+    }
+
+    /// A file in it.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Reads a file; none when it is absent.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, DataError> {
+        let path = self.file(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(DataError::Io { path, source }),
+        }
+    }
+
+    /// Writes a file (0600), whole or not at all, on disk when this returns.
+    ///
+    /// # Errors
+    /// When the file system refuses; what was there before stays.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DataError> {
+        let (path, new) = (self.file(name), self.file(&format!("{name}.new")));
+        let io = |source| DataError::Io { path: path.clone(), source };
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(io)?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
+        fs::rename(&new, &path).map_err(io)?;
+        File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(io)
+    }
+
+    /// Forgets everything that joining made: membership, keys, last-good resources.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn forget(&self) -> Result<(), DataError> {
+        let gone = |result: io::Result<()>, path: PathBuf| match result {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DataError::Io { path, source }),
+            _ => Ok(()),
+        };
+        gone(fs::remove_dir_all(self.identity()), self.identity())?;
+        for name in [crate::state::FILE, crate::cache::FILE] {
+            gone(fs::remove_file(self.file(name)), self.file(name))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_user_and_its_files_one_reader() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("agent");
+        let data = DataDir::open(&path).unwrap();
+        assert!(matches!(DataDir::open(&path), Err(DataError::InUse(_))));
+        data.write("thing", b"one").unwrap();
+        data.write("thing", b"two").unwrap();
+        assert_eq!(data.read("thing").unwrap().as_deref(), Some(&b"two"[..]));
+        assert_eq!(data.read("other").unwrap(), None);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&path.join("thing"))), (0o700, 0o600));
+        drop(data);
+        DataDir::open(&path).unwrap();
+    }
+}
