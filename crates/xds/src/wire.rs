@@ -1,0 +1,63 @@
+//! The protocol's messages as we read them: resource bytes stay slices of the received message.
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+
+use crate::subscription::{Request, Wanted};
+
+/// `envoy.service.discovery.v3.DeltaDiscoveryResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct DeltaResponse {
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) resources: Vec<DeltaResource>,
+    #[prost(string, tag = "4")]
+    pub(crate) type_url: String,
+    #[prost(string, tag = "5")]
+    pub(crate) nonce: String,
+    #[prost(string, repeated, tag = "6")]
+    pub(crate) removed_resources: Vec<String>,
+}
+
+/// `envoy.service.discovery.v3.Resource`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct DeltaResource {
+    #[prost(string, tag = "1")]
+    pub(crate) version: String,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) resource: Option<AnyBytes>,
+    #[prost(string, tag = "3")]
+    pub(crate) name: String,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct AnyBytes {
+    #[prost(string, tag = "1")]
+    pub(crate) type_url: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) value: Bytes,
+}
+
+/// The state machine's view of a state-of-the-world request.
+pub(crate) fn world(request: DiscoveryRequest) -> Request {
+    Request {
+        type_url: request.type_url,
+        nonce: request.response_nonce,
+        error: request.error_detail.map(|status| status.message),
+        names: Wanted::Exactly(request.resource_names),
+    }
+}
+
+/// The state machine's view of a delta request.
+pub(crate) fn delta(request: DeltaDiscoveryRequest) -> Request {
+    Request {
+        type_url: request.type_url,
+        nonce: request.response_nonce,
+        error: request.error_detail.map(|status| status.message),
+        names: Wanted::Change {
+            subscribe: request.resource_names_subscribe,
+            unsubscribe: request.resource_names_unsubscribe,
+            initial: request.initial_resource_versions,
+        },
+    }
+}

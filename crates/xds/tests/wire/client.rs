@@ -1,0 +1,203 @@
+//! The client against the server, over loopback sockets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support::{Event, Plane, view};
+use envoy_types::pb::envoy::config::core::v3::Node;
+use isthmus_lifecycle::{Backoff, Drain, TaskGroup};
+use isthmus_proto::resource::View;
+use isthmus_proto::type_url::{CLUSTER, ENDPOINTS, LISTENER};
+use isthmus_xds::client::{Config, Connection, Connector};
+use isthmus_xds::{Client, Handle, Handler, HealthReport, Limits, Rejection, Update};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+/// Passes updates on, refusing what it is told to.
+struct Recorder {
+    updates: mpsc::UnboundedSender<Update>,
+    refuse: Arc<Mutex<Option<String>>>,
+}
+
+#[tonic::async_trait]
+impl Handler for Recorder {
+    async fn apply(&mut self, update: Update) -> Vec<Rejection> {
+        let refuse = self.refuse.lock().clone();
+        let bad = update.upserts.iter().filter(|upsert| refuse.as_deref() == Some(upsert.name.as_str()));
+        let rejections =
+            bad.map(|upsert| Rejection { name: upsert.name.clone(), reason: "no such thing".into() });
+        let rejections = rejections.collect();
+        let _ = self.updates.send(update);
+        rejections
+    }
+}
+
+struct Peer {
+    handle: Handle,
+    updates: mpsc::UnboundedReceiver<Update>,
+    refuse: Arc<Mutex<Option<String>>>,
+    tasks: TaskGroup,
+}
+
+/// A client that connects to whatever address is current.
+fn peer(address: &Arc<Mutex<std::net::SocketAddr>>) -> Peer {
+    let address = Arc::clone(address);
+    let connector = Connector::new(move || TcpStream::connect(*address.lock()));
+    let node = Node { id: "sidecar~a".into(), ..Node::default() };
+    let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
+    let config = Config { backoff, ..Config::new(node, "default.east.federation.isthmus.internal") };
+    let (sender, updates) = mpsc::unbounded_channel();
+    let refuse = Arc::new(Mutex::new(None));
+    let tasks = TaskGroup::new("client", Drain::new());
+    let recorder = Recorder { updates: sender, refuse: Arc::clone(&refuse) };
+    Peer { handle: Client::start(config, connector, recorder, &tasks), updates, refuse, tasks }
+}
+
+fn said(update: &Update) -> Vec<String> {
+    let names = update.upserts.iter().map(|upsert| upsert.name.clone());
+    names.chain(update.removed.iter().map(|name| format!("-{name}"))).collect()
+}
+
+impl Peer {
+    async fn next(&mut self) -> Vec<String> {
+        said(&self.updates.recv().await.unwrap())
+    }
+}
+
+/// Ends a plane and starts another one at another address, which the client finds by asking its connector.
+async fn restart(plane: Plane, address: &Arc<Mutex<std::net::SocketAddr>>, first: Arc<View>) -> Plane {
+    plane.tasks.drain().immediate();
+    let next = Plane::start(first).await;
+    *address.lock() = next.address;
+    next
+}
+
+#[tokio::test]
+async fn a_reconnect_resumes_from_what_was_accepted() {
+    let plane = Plane::start(view(1, &[(CLUSTER, &[("a", "1"), ("b", "1")])])).await;
+    let address = Arc::new(Mutex::new(plane.address));
+    let mut peer = peer(&address);
+    peer.handle.subscribe_all(CLUSTER);
+    assert_eq!(peer.next().await, ["a", "b"]);
+    plane.views.send_replace(view(2, &[(CLUSTER, &[("a", "1"), ("b", "2")])]));
+    assert_eq!(peer.next().await, ["b"]);
+    let mut plane = restart(plane, &address, view(1, &[(CLUSTER, &[("b", "2"), ("c", "1")])])).await;
+    assert_eq!(peer.next().await, ["c", "-a"]);
+    // Nothing is lost when there is nothing new either: the first answer says that all is there.
+    plane = restart(plane, &address, view(1, &[(CLUSTER, &[("b", "2"), ("c", "1")])])).await;
+    let update = peer.updates.recv().await.unwrap();
+    assert!(update.first && update.upserts.is_empty() && update.removed.is_empty());
+    drop(plane);
+}
+
+#[tokio::test]
+async fn a_refused_resource_is_told_and_sent_again_after_a_reconnect() {
+    let mut plane = Plane::start(view(1, &[(CLUSTER, &[("bad", "1"), ("good", "1")])])).await;
+    let address = Arc::new(Mutex::new(plane.address));
+    let mut peer = peer(&address);
+    *peer.refuse.lock() = Some("bad".into());
+    peer.handle.subscribe_all(CLUSTER);
+    assert_eq!(peer.next().await, ["bad", "good"]);
+    assert_eq!(plane.event().await, Event::Connected("sidecar~a".into()));
+    assert_eq!(plane.event().await, Event::Refused("bad: no such thing".into()));
+    *peer.refuse.lock() = None;
+    let _plane = restart(plane, &address, view(1, &[(CLUSTER, &[("bad", "1"), ("good", "1")])])).await;
+    assert_eq!(peer.next().await, ["bad"]);
+}
+
+#[tokio::test]
+async fn names_can_be_added_and_dropped_while_it_runs() {
+    let all: &[(&str, &str)] = &[("a", "1"), ("b", "1")];
+    let plane = Plane::start(view(1, &[(ENDPOINTS, all)])).await;
+    let address = Arc::new(Mutex::new(plane.address));
+    let mut peer = peer(&address);
+    peer.handle.subscribe(ENDPOINTS, ["a"]);
+    assert_eq!(peer.next().await, ["a"]);
+    peer.handle.subscribe(ENDPOINTS, ["b", "absent"]);
+    assert_eq!(peer.next().await, ["b", "-absent"]);
+    peer.handle.unsubscribe(ENDPOINTS, ["a"]);
+    peer.handle.subscribe(ENDPOINTS, ["late"]);
+    assert_eq!(peer.next().await, ["-late"]);
+    plane.views.send_replace(view(2, &[(ENDPOINTS, &[("a", "2"), ("b", "2")])]));
+    assert_eq!(peer.next().await, ["b"]);
+    // A new stream asks for what is wanted now.
+    let _plane =
+        restart(plane, &address, view(1, &[(ENDPOINTS, &[("a", "3"), ("b", "3"), ("late", "1")])])).await;
+    assert_eq!(peer.next().await, ["b", "late", "-absent"]);
+}
+
+#[tokio::test]
+async fn the_last_health_report_is_repeated_on_a_new_stream_after_listeners() {
+    let mut plane = Plane::start(view(1, &[(LISTENER, &[])])).await;
+    let address = Arc::new(Mutex::new(plane.address));
+    let mut peer = peer(&address);
+    peer.handle.report_health(HealthReport::Unhealthy("probe failed".into()));
+    peer.handle.subscribe_all(LISTENER);
+    assert_eq!(plane.event().await, Event::Connected("sidecar~a".into()));
+    assert_eq!(plane.event().await, Event::Health(HealthReport::Unhealthy("probe failed".into())));
+    peer.handle.report_health(HealthReport::Healthy);
+    assert_eq!(plane.event().await, Event::Health(HealthReport::Healthy));
+    peer.next().await;
+    let mut plane = restart(plane, &address, view(1, &[(LISTENER, &[])])).await;
+    assert_eq!(plane.event().await, Event::Connected("sidecar~a".into()));
+    assert_eq!(plane.event().await, Event::Health(HealthReport::Healthy));
+}
+
+#[tokio::test]
+async fn the_connection_says_why_it_is_lost_and_comes_back() {
+    let plane = Plane::start(view(1, &[(CLUSTER, &[])])).await;
+    let address = Arc::new(Mutex::new(plane.address));
+    let mut peer = peer(&address);
+    let mut connection = peer.handle.connection();
+    peer.handle.subscribe_all(CLUSTER);
+    peer.next().await;
+    connection.wait_for(|state| *state == Connection::Connected).await.unwrap();
+    // An address where nobody listens.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    *address.lock() = nobody;
+    plane.tasks.drain().immediate();
+    let refused =
+        |state: &Connection| matches!(state, Connection::Lost { error } if error.contains("cannot connect"));
+    connection.wait_for(refused).await.unwrap();
+    let plane = Plane::start(view(1, &[(CLUSTER, &[])])).await;
+    *address.lock() = plane.address;
+    connection.wait_for(|state| *state == Connection::Connected).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_by_the_control_plane_is_told_in_its_words() {
+    let plane = Plane::start_with(view(1, &[]), Limits { streams: 0, ..Limits::default() }).await;
+    let peer = peer(&Arc::new(Mutex::new(plane.address)));
+    peer.handle.subscribe_all(CLUSTER);
+    let mut connection = peer.handle.connection();
+    let full = |state: &Connection| matches!(state, Connection::Lost { error } if error.contains("serves 0 streams"));
+    connection.wait_for(full).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_ends_with_its_group() {
+    let plane = Plane::start(view(1, &[(CLUSTER, &[])])).await;
+    let mut peer = peer(&Arc::new(Mutex::new(plane.address)));
+    peer.handle.subscribe_all(CLUSTER);
+    peer.next().await;
+    peer.tasks.drain().immediate();
+    peer.tasks.finished().await;
+    assert!(peer.updates.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn a_large_view_arrives_whole() {
+    let body = "x".repeat(1000);
+    let names: Vec<String> =
+        (0..20_000).map(|at| format!("outbound|80||s{at}.default.svc.cluster.local")).collect();
+    let list: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), body.as_str())).collect();
+    let plane = Plane::start(view(1, &[(CLUSTER, &list)])).await;
+    let mut peer = peer(&Arc::new(Mutex::new(plane.address)));
+    peer.handle.subscribe_all(CLUSTER);
+    let mut got = 0;
+    while got < names.len() {
+        got += peer.updates.recv().await.unwrap().upserts.len();
+    }
+    assert_eq!(got, names.len());
+}
