@@ -80,6 +80,9 @@ pub struct Config {
     pub ping: Duration,
     /// Limit of one response in bytes.
     pub response_bytes: usize,
+    /// What the handler has in force already, as type, name and version: such as from a cache on disk. The server then sends
+    /// only what differs, and names what vanished.
+    pub known: Vec<(String, String, String)>,
 }
 
 impl Config {
@@ -94,6 +97,7 @@ impl Config {
             connect_timeout: Duration::from_secs(10),
             ping: Duration::from_secs(10),
             response_bytes: 256 * 1024 * 1024,
+            known: Vec::new(),
         }
     }
 }
@@ -179,12 +183,12 @@ impl<H: Handler> Client<H> {
         handle
     }
 
-    fn new(config: Config, connector: Connector, handler: H, tasks: &TaskGroup) -> (Self, Handle) {
+    fn new(mut config: Config, connector: Connector, handler: H, tasks: &TaskGroup) -> (Self, Handle) {
         let shared = Arc::new(Shared { desired: Mutex::default(), changed: Notify::new() });
         let (connection, watched) = watch::channel(Connection::Connecting);
         let handle = Handle { shared: Arc::clone(&shared), connection: watched };
         let tasks = tasks.clone();
-        let have = Have::default();
+        let have = Have::from_known(std::mem::take(&mut config.known));
         (Self { config, connector, handler, have, shared, connection, tasks }, handle)
     }
 

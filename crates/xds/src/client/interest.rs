@@ -153,6 +153,15 @@ impl Told {
 }
 
 impl Have {
+    /// From types, names and versions.
+    pub(super) fn from_known(known: Vec<(String, String, String)>) -> Self {
+        let mut have = Self::default();
+        for (type_url, name, version) in known {
+            have.0.entry(type_url).or_default().insert(name, version);
+        }
+        have
+    }
+
     /// Takes note of what was applied. A rejected resource stays at the version in force, or unknown, so that a reconnect brings it
     /// again.
     pub(super) fn applied(
