@@ -20,6 +20,25 @@ pub enum Dns {
     All,
 }
 
+/// What is refused while no agent guards it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Strict {
+    /// These ports.
+    pub ports: BTreeSet<u16>,
+    /// And all others but `open` and [`Config::direct_inbound`].
+    pub others: bool,
+    /// Ports that take plaintext, when all others are refused.
+    pub open: BTreeSet<u16>,
+}
+
+impl Strict {
+    /// These ports alone.
+    #[must_use]
+    pub fn ports(ports: impl IntoIterator<Item = u16>) -> Self {
+        Self { ports: ports.into_iter().collect(), ..Self::default() }
+    }
+}
+
 /// Everything that the rules are made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {

@@ -1,13 +1,11 @@
 //! Holding the lease: install, renew, follow the ports under STRICT, remove.
 
-use std::collections::BTreeSet;
-
 use isthmus_lifecycle::Signal;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::config::Config;
+use crate::config::{Config, Strict};
 use crate::nft::{self, NftError};
 use crate::rules;
 
@@ -20,7 +18,7 @@ pub struct CaptureError(#[from] NftError);
 #[derive(Debug)]
 pub struct Capture {
     config: Config,
-    strict: BTreeSet<u16>,
+    strict: Strict,
 }
 
 impl Capture {
@@ -28,7 +26,7 @@ impl Capture {
     ///
     /// # Errors
     /// When `nft` is missing or refuses.
-    pub async fn install(config: Config, strict: BTreeSet<u16>) -> Result<Self, CaptureError> {
+    pub async fn install(config: Config, strict: Strict) -> Result<Self, CaptureError> {
         nft::apply(&rules::install(&config, &strict)).await?;
         Ok(Self { config, strict })
     }
@@ -40,7 +38,7 @@ impl Capture {
     /// When the rules cannot be removed. A failed renewal is logged and tried again.
     pub async fn hold(
         mut self,
-        mut strict: watch::Receiver<BTreeSet<u16>>,
+        mut strict: watch::Receiver<Strict>,
         stop: Signal,
     ) -> Result<(), CaptureError> {
         let mut tick = tokio::time::interval(self.config.renew);
@@ -52,8 +50,8 @@ impl Capture {
                 () = stop.stopping() => break,
                 changed = strict.changed(), if followed => match changed {
                     Ok(()) => {
-                        let ports = strict.borrow_and_update().clone();
-                        self.follow(ports).await;
+                        let now = strict.borrow_and_update().clone();
+                        self.follow(now).await;
                     }
                     Err(_) => followed = false,
                 },
@@ -63,14 +61,18 @@ impl Capture {
         remove().await
     }
 
-    async fn follow(&mut self, ports: BTreeSet<u16>) {
-        if ports == self.strict {
+    async fn follow(&mut self, strict: Strict) {
+        if strict == self.strict {
             return;
         }
         // Remembered first: should the table be gone, renewal installs it anew with these.
-        self.strict = ports;
+        self.strict = strict;
         match nft::apply(&rules::set_strict(&self.strict)).await {
-            Ok(()) => tracing::info!(ports = ?self.strict, "ports refused while no agent guards them"),
+            Ok(()) => tracing::info!(
+                ports = ?self.strict.ports,
+                all_others = self.strict.others,
+                "inbound ports under strict mutual TLS: refused while no agent guards them"
+            ),
             Err(error) => {
                 tracing::warn!(%error, "strict ports not updated, installing all rules anew");
                 self.reinstall().await;

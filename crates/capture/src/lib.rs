@@ -11,7 +11,7 @@ pub mod original;
 pub mod resolvers;
 pub mod rules;
 
-pub use config::{Config, Dns};
+pub use config::{Config, Dns, Strict};
 pub use lease::{Capture, CaptureError};
 pub use nft::NftError;
 pub use original::{mark, original_destination};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, Dns};
+use crate::config::{Config, Dns, Strict};
 
 /// Name of the table, in family `inet`.
 pub const TABLE: &str = "isthmus";
@@ -17,7 +17,7 @@ const PROXY_SOURCE_V6: &str = "::6";
 
 /// The whole table, replacing an older one in the same transaction.
 #[must_use]
-pub fn install(config: &Config, strict: &BTreeSet<u16>) -> String {
+pub fn install(config: &Config, strict: &Strict) -> String {
     let (servers4, servers6) = families(match &config.dns {
         Dns::Servers(servers) => servers.clone(),
         Dns::Off | Dns::All => Vec::new(),
@@ -29,7 +29,9 @@ pub fn install(config: &Config, strict: &BTreeSet<u16>) -> String {
     line(&mut text, format_args!("delete table inet {TABLE}"));
     line(&mut text, format_args!("table inet {TABLE} {{"));
     set(&mut text, "lease", "type nf_proto; flags timeout;", lease_elements(config));
-    set(&mut text, "strict_ports", "type inet_service;", strict);
+    set(&mut text, "strict_ports", "type inet_service;", &strict.ports);
+    set(&mut text, "open_ports", "type inet_service;", &strict.open);
+    set(&mut text, "strict_others", "type nf_proto;", others(strict));
     set(&mut text, "direct_inbound", "type inet_service;", &config.direct_inbound);
     set(&mut text, "direct_outbound", "type inet_service;", &config.direct_outbound);
     set(&mut text, "direct4", "type ipv4_addr; flags interval; auto-merge;", direct4);
@@ -55,17 +57,24 @@ pub fn renew(config: &Config) -> String {
     )
 }
 
-/// Replaces the ports that are refused without a lease.
+/// Replaces what is refused without a lease.
 #[must_use]
-pub fn set_strict(ports: &BTreeSet<u16>) -> String {
-    let mut text = format!("flush set inet {TABLE} strict_ports\n");
-    if !ports.is_empty() {
-        line(
-            &mut text,
-            format_args!("add element inet {TABLE} strict_ports {{ {} }}", join(ports.iter().copied())),
-        );
-    }
+pub fn set_strict(strict: &Strict) -> String {
+    let mut text = String::new();
+    let mut replace = |name: &str, elements: String| {
+        line(&mut text, format_args!("flush set inet {TABLE} {name}"));
+        if !elements.is_empty() {
+            line(&mut text, format_args!("add element inet {TABLE} {name} {{ {elements} }}"));
+        }
+    };
+    replace("strict_ports", join(&strict.ports));
+    replace("open_ports", join(&strict.open));
+    replace("strict_others", join(others(strict)));
     text
+}
+
+fn others(strict: &Strict) -> &'static [&'static str] {
+    if strict.others { &["ipv4", "ipv6"] } else { &[] }
 }
 
 /// Ends the lease at once and keeps the ports under STRICT refused.
@@ -147,6 +156,13 @@ fn strict_guard(text: &mut String, config: &Config) {
     line(
         text,
         format_args!(
+            "  meta nfproto @strict_others ct direction original ct status & dnat == 0 \
+             tcp dport != @direct_inbound tcp dport != @open_ports reject with tcp reset"
+        ),
+    );
+    line(
+        text,
+        format_args!(
             "  tcp dport {{ {}, {} }} ct status & dnat == 0 reject with tcp reset",
             config.outbound_port, config.inbound_port
         ),
@@ -218,6 +234,8 @@ delete table inet isthmus
 table inet isthmus {
  set lease { type nf_proto; flags timeout; elements = { ipv4 timeout 5000ms, ipv6 timeout 5000ms } }
  set strict_ports { type inet_service; elements = { 3306 } }
+ set open_ports { type inet_service; }
+ set strict_others { type nf_proto; }
  set direct_inbound { type inet_service; elements = { 22, 15008, 15020, 15021, 15090 } }
  set direct_outbound { type inet_service; }
  set direct4 { type ipv4_addr; flags interval; auto-merge; elements = { 192.0.2.0/24 } }
@@ -260,16 +278,17 @@ table inet isthmus {
   type filter hook input priority -1; policy accept;
   iifname "lo" accept
   ct direction original tcp dport @strict_ports reject with tcp reset
+  meta nfproto @strict_others ct direction original ct status & dnat == 0 tcp dport != @direct_inbound tcp dport != @open_ports reject with tcp reset
   tcp dport { 15001, 15006 } ct status & dnat == 0 reject with tcp reset
  }
 }
 "#;
-        assert_eq!(install(&config, &BTreeSet::from([3306])), expected);
+        assert_eq!(install(&config, &Strict::ports([3306])), expected);
     }
 
     #[test]
     fn without_dns_capture_no_rule_names_port_53_but_the_self_call() {
-        let text = install(&Config::default(), &BTreeSet::new());
+        let text = install(&Config::default(), &Strict::default());
         assert!(!text.contains("th dport 53"), "{text}");
         assert!(!text.contains("dns_zone"), "{text}");
     }
@@ -286,11 +305,18 @@ table inet isthmus {
     }
 
     #[test]
-    fn strict_ports_are_replaced_as_a_whole() {
-        assert_eq!(set_strict(&BTreeSet::new()), "flush set inet isthmus strict_ports\n");
+    fn what_is_strict_is_replaced_as_a_whole() {
         assert_eq!(
-            set_strict(&BTreeSet::from([3306, 80])),
-            "flush set inet isthmus strict_ports\nadd element inet isthmus strict_ports { 80, 3306 }\n"
+            set_strict(&Strict::ports([3306, 80])),
+            "flush set inet isthmus strict_ports\nadd element inet isthmus strict_ports { 80, 3306 }\n\
+             flush set inet isthmus open_ports\nflush set inet isthmus strict_others\n"
+        );
+        let all = Strict { others: true, open: BTreeSet::from([8080]), ..Strict::default() };
+        assert_eq!(
+            set_strict(&all),
+            "flush set inet isthmus strict_ports\nflush set inet isthmus open_ports\n\
+             add element inet isthmus open_ports { 8080 }\nflush set inet isthmus strict_others\n\
+             add element inet isthmus strict_others { ipv4, ipv6 }\n"
         );
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use isthmus_capture::{Capture, Config, Dns, original_destination};
+use isthmus_capture::{Capture, Config, Dns, Strict, original_destination};
 use isthmus_lifecycle::Drain;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::sync::watch;
@@ -128,7 +128,7 @@ fn config() -> Config {
 }
 
 fn install(config: Config, strict: &[u16]) -> Capture {
-    runtime().block_on(Capture::install(config, strict.iter().copied().collect())).unwrap()
+    runtime().block_on(Capture::install(config, Strict::ports(strict.iter().copied()))).unwrap()
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -233,6 +233,33 @@ fn without_a_lease_strict_ports_are_refused_and_everything_else_is_direct() {
 }
 
 #[test]
+fn a_mesh_under_strict_refuses_every_port_but_the_open_ones() {
+    inside("a_mesh_under_strict_refuses_every_port_but_the_open_ones", || {
+        let peer = Peer::new();
+        let (agent, ssh, open, _hidden) = (listen(15006), listen(22), listen(8080), listen(9000));
+        let strict = Strict { others: true, open: BTreeSet::from([8080]), ..Strict::default() };
+        let _capture = runtime().block_on(Capture::install(config(), strict)).unwrap();
+        let _call = peer.there(|| connect(HOST, 9000)).unwrap();
+        assert_eq!(arrived(&agent), at(HOST, 9000));
+
+        runtime().block_on(isthmus_capture::lease::release()).unwrap();
+        let refused = peer.there(|| connect(HOST, 9000)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let _call = peer.there(|| connect(HOST, 8080)).unwrap();
+        assert_eq!(arrived(&open), at(HOST, 8080));
+        let _call = peer.there(|| connect(HOST, 22)).unwrap();
+        assert_eq!(arrived(&ssh), at(HOST, 22));
+        // Answers to the host's own calls come in too.
+        let there = peer.there(|| listen(8081));
+        let mut call = connect(PEER, 8081).unwrap();
+        let (mut accepted, _) = there.accept().unwrap();
+        accepted.write_all(b"hello").unwrap();
+        let mut buffer = [0; 5];
+        call.read_exact(&mut buffer).unwrap();
+    });
+}
+
+#[test]
 fn a_lease_that_nobody_renews_expires_and_one_that_is_held_does_not() {
     inside("a_lease_that_nobody_renews_expires_and_one_that_is_held_does_not", || {
         let peer = Peer::new();
@@ -242,8 +269,8 @@ fn a_lease_that_nobody_renews_expires_and_one_that_is_held_does_not() {
         let short =
             Config { lease: Duration::from_millis(1500), renew: Duration::from_millis(200), ..config() };
         let runtime = runtime();
-        let capture = runtime.block_on(Capture::install(short, BTreeSet::new())).unwrap();
-        let (_strict, follow) = watch::channel(BTreeSet::new());
+        let capture = runtime.block_on(Capture::install(short, Strict::default())).unwrap();
+        let (_strict, follow) = watch::channel(Strict::default());
         // Held for longer than the lease lasts.
         let held = runtime.block_on(async {
             let hold = capture.hold(follow, Drain::new().signal());
@@ -273,12 +300,12 @@ fn rules_that_were_flushed_come_back_and_a_clean_stop_removes_them() {
         let quick = Config { renew: Duration::from_millis(20), ..config() };
         runtime().block_on(async {
             let drain = Drain::new();
-            let capture = Capture::install(quick, BTreeSet::new()).await.unwrap();
-            let (strict, follow) = watch::channel(BTreeSet::new());
+            let capture = Capture::install(quick, Strict::default()).await.unwrap();
+            let (strict, follow) = watch::channel(Strict::default());
             let hold = capture.hold(follow, drain.signal());
             let meddle = async {
                 sh("nft flush ruleset");
-                strict.send_replace(BTreeSet::from([3306]));
+                strict.send_replace(Strict::ports([3306]));
                 let deadline = Instant::now() + PATIENCE;
                 while !list().contains("elements = { 3306 }") {
                     assert!(Instant::now() < deadline, "{}", list());
