@@ -9,7 +9,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls_pki_types::ServerName;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::files::Material;
@@ -332,4 +333,18 @@ fn files_survive_a_crash_between_the_renames() {
     std::fs::write(directory.join("key.pem"), ca.leaf(REVIEWS).key).unwrap();
     let error = Material::load(&directory).unwrap_err().to_string();
     assert!(error.contains("private key of spiffe://"), "{error}");
+}
+
+#[test]
+fn no_damage_to_a_certificate_panics() {
+    let chain = Ca::new("root").leaf(REVIEWS).chain;
+    let der = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
+    for position in 0..der.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            let mut damaged = der.to_vec();
+            damaged[position] ^= flip;
+            let _ = PeerCertificate::parse(&damaged.into());
+        }
+        let _ = PeerCertificate::parse(&der[..position].into());
+    }
 }
