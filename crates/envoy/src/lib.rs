@@ -1,10 +1,26 @@
 //! Snapshot and proxy view to Envoy resources and name tables, each encoded once.
 //!
 //! Translation is pure: [`Translator::view`] reads a snapshot and a proxy and gives all resources of that proxy. What was
-//! encoded for the same inputs is shared, between snapshots and between proxies.
+//! encoded for the same inputs is shared, between snapshots and between proxies: clusters and assignments by the addresses of
+//! their inputs ([`cache`]), whole lists by class of proxy ([`class`]), views by what they are joined from.
 
+mod cache;
+mod class;
+mod cluster;
+mod destination;
+mod endpoint;
+mod gateway;
+mod inbound;
+mod listener;
+mod names;
+mod outbound;
+mod peer_auth;
+mod rbac;
+mod routes;
+mod scope;
 pub mod settings;
 mod view;
+mod wire;
 
 pub use settings::{ControlPlane, MeshSettings, OutboundPolicy, Proxy, ProxyKind};
 pub use view::Translator;

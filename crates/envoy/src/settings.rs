@@ -18,6 +18,8 @@ pub struct MeshSettings {
     pub cluster: ClusterId,
     /// Namespace of mesh-wide policies.
     pub root_namespace: Namespace,
+    /// Cluster DNS domain, `cluster.local`.
+    pub domain: String,
     /// How gateways reach our own control plane.
     pub control_plane: ControlPlane,
     /// What happens to destinations that nobody declared.

@@ -70,14 +70,14 @@ impl MeshService {
         ServiceKey::new(self.service.host.clone(), self.service.namespace.clone())
     }
 
-    /// The addresses that a client of `cluster` uses: that cluster's own, else the allocated ones, else the base
-    /// declaration's (Istio: "another cluster's VIP is shown only when the own cluster has none").
+    /// The addresses that a client of `cluster` uses: that cluster's own, else the base declaration's (another cluster's VIP is
+    /// shown only when the own cluster has none), else the allocated ones.
     #[must_use]
     pub fn addresses(&self, cluster: &ClusterId) -> &[IpAddr] {
         match self.vips.get(cluster) {
             Some(own) if !own.is_empty() => own,
-            _ if !self.service.auto_addresses.is_empty() => &self.service.auto_addresses,
-            _ => &self.service.addresses,
+            _ if !self.service.addresses.is_empty() => &self.service.addresses,
+            _ => &self.service.auto_addresses,
         }
     }
 }

@@ -172,7 +172,7 @@ fn peer_change(kind: u8, name: u8, variant: u8, peer: u8) -> PeerChange {
         2 => PeerChange::ServiceRemoved(host),
         3 => PeerChange::Gateway(gateway),
         4 => PeerChange::GatewayRemoved(gateway),
-        _ if variant % 5 == 0 => PeerChange::Unlinked,
+        _ if variant < 50 => PeerChange::Unlinked,
         _ => PeerChange::Synced,
     }
 }

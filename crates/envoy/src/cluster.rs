@@ -1,0 +1,269 @@
+//! Clusters: one service port (or subset of it) as a client or a gateway dials it.
+
+pub(crate) mod fixed;
+mod outlier;
+pub(crate) mod tls;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3 as pb;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::r#type::v3::Percent;
+use isthmus_model::{Endpoint, Location, Protocol, Resolution, ServicePort, Source};
+use isthmus_proto::resource::Resource;
+use isthmus_registry::MeshService;
+use isthmus_resources::istio::{ClientTlsMode, ConnectionPool, SimpleLb};
+use prost::Message;
+
+use crate::destination::{Effective, Rule};
+use crate::endpoint;
+use crate::wire::{ads, duration, number, sorted};
+
+/// Who dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Use {
+    /// A workload, or a gateway that originates: mutual TLS where the endpoint speaks it.
+    Client,
+    /// A gateway that passes TLS on: endpoints of its own network, never TLS of its own.
+    Passthrough,
+}
+
+/// A port of a service, or a subset of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) service: &'a MeshService,
+    pub(crate) port: &'a ServicePort,
+    pub(crate) subset: &'a str,
+    pub(crate) usage: Use,
+}
+
+impl Target<'_> {
+    /// `outbound|PORT|SUBSET|HOST`, or the server name for gateways that pass it on.
+    pub(crate) fn name(&self) -> String {
+        match self.usage {
+            Use::Client => cluster_name(self.port.number, self.subset, self.service.service.host.as_str()),
+            Use::Passthrough => self.server_name(),
+        }
+    }
+
+    /// `outbound_.PORT_.SUBSET_.HOST`.
+    pub(crate) fn server_name(&self) -> String {
+        server_name(self.port.number, self.subset, self.service.service.host.as_str())
+    }
+
+    /// How Envoy finds the endpoints.
+    pub(crate) fn discovery(&self, endpoints: usize) -> DiscoveryType {
+        match (self.service.service.resolution, self.usage) {
+            (Resolution::None, Use::Client) => DiscoveryType::OriginalDst,
+            (Resolution::Static | Resolution::None, _) => DiscoveryType::Eds,
+            // Envoy refuses LOGICAL_DNS with any other number of endpoints
+            (Resolution::DnsRoundRobin, _) if endpoints == 1 => DiscoveryType::LogicalDns,
+            (Resolution::Dns | Resolution::DnsRoundRobin, _) => DiscoveryType::StrictDns,
+        }
+    }
+}
+
+/// `outbound|PORT|SUBSET|HOST`.
+pub(crate) fn cluster_name(port: u16, subset: &str, host: &str) -> String {
+    format!("outbound|{port}|{subset}|{host}")
+}
+
+/// `outbound_.PORT_.SUBSET_.HOST`.
+pub(crate) fn server_name(port: u16, subset: &str, host: &str) -> String {
+    format!("outbound_.{port}_.{subset}_.{host}")
+}
+
+/// Istio's `connectTimeout` of the mesh.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Below the idle time-outs of cloud load balancers (350 s on AWS, 4 min on Azure), which gateways often stand behind; Istio
+/// leaves keepalive off.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(180);
+
+/// The cluster of a target. `endpoints` are looked at for services without EDS only.
+pub(crate) fn outbound(target: Target<'_>, rule: Option<&Rule>, endpoints: &[Endpoint]) -> Resource {
+    let policy = Effective::of(rule, target.port.number, target.subset);
+    let name = target.name();
+    let discovery = target.discovery(endpoints.len());
+    let mut cluster = pb::Cluster {
+        name: name.clone(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery as i32)),
+        connect_timeout: Some(duration(connect_timeout(policy.pool))),
+        circuit_breakers: Some(breakers(policy.pool)),
+        lb_policy: balancing(&policy) as i32,
+        outlier_detection: policy.outlier.map(outlier::detection),
+        common_lb_config: Some(common_balancing(&policy, target.service)),
+        upstream_connection_options: keepalive(policy.pool),
+        ..Default::default()
+    };
+    match discovery {
+        DiscoveryType::Eds => {
+            cluster.eds_cluster_config =
+                Some(pb::cluster::EdsClusterConfig { eds_config: Some(ads()), service_name: name.clone() });
+        }
+        DiscoveryType::OriginalDst => {
+            cluster.lb_policy = LbPolicy::ClusterProvided as i32;
+            cluster.outlier_detection = None;
+            cluster.common_lb_config = None;
+        }
+        _ => {
+            cluster.load_assignment = Some(endpoint::inline(target, &name, endpoints));
+            resolve(&mut cluster);
+        }
+    }
+    secure(&mut cluster, target, &policy, endpoints);
+    let mut body = cluster.encode_to_vec();
+    body.extend(metadata(target, rule).encode_to_vec());
+    Resource::new(name, body.into())
+}
+
+/// Istio's refresh: the record's TTL, 60 s where there is none.
+#[expect(
+    deprecated,
+    reason = "the cluster extension that replaces these fields is unknown to proxies older than a year"
+)]
+fn resolve(cluster: &mut pb::Cluster) {
+    cluster.dns_lookup_family = pb::cluster::DnsLookupFamily::All as i32;
+    cluster.dns_refresh_rate = Some(duration(Duration::from_secs(60)));
+    cluster.respect_dns_ttl = true;
+}
+
+/// Istio's rules for TLS: what a rule says replaces automatic mutual TLS; outside the mesh there is none.
+fn secure(cluster: &mut pb::Cluster, target: Target<'_>, policy: &Effective<'_>, endpoints: &[Endpoint]) {
+    if target.usage == Use::Passthrough {
+        return;
+    }
+    let service = target.service;
+    if let Some(rule) = policy.tls {
+        cluster.transport_socket = match rule.mode {
+            ClientTlsMode::Disable => None,
+            ClientTlsMode::IstioMutual => Some(tls::mutual(target, Some(rule))),
+            ClientTlsMode::Simple | ClientTlsMode::Mutual => Some(tls::originate(target, rule)),
+        };
+        return;
+    }
+    if service.service.location == Location::MeshExternal {
+        return;
+    }
+    if cluster.lb_policy == LbPolicy::ClusterProvided as i32 {
+        let mutual = !endpoints.is_empty()
+            && endpoints.iter().all(|endpoint| endpoint.tls == isthmus_model::TlsMode::Istio);
+        cluster.transport_socket = mutual.then(|| tls::mutual(target, None));
+        return;
+    }
+    cluster.transport_socket_matches = tls::automatic(target);
+}
+
+fn connect_timeout(pool: Option<&ConnectionPool>) -> Duration {
+    pool.and_then(|pool| pool.tcp.as_ref()?.connect_timeout)
+        .map(|timeout| timeout.0)
+        .filter(|timeout| !timeout.is_zero())
+        .unwrap_or(CONNECT_TIMEOUT)
+}
+
+/// No limits but the user's: Envoy's own 1024 connections are a surprise.
+fn breakers(pool: Option<&ConnectionPool>) -> pb::CircuitBreakers {
+    let tcp = pool.and_then(|pool| pool.tcp.as_ref());
+    let http = pool.and_then(|pool| pool.http.as_ref());
+    let given = |value: Option<i32>| {
+        Some(number(value.and_then(|value| u32::try_from(value).ok()).filter(|v| *v > 0).unwrap_or(u32::MAX)))
+    };
+    pb::CircuitBreakers {
+        thresholds: vec![pb::circuit_breakers::Thresholds {
+            max_connections: given(tcp.and_then(|tcp| tcp.max_connections)),
+            max_pending_requests: given(http.map(|http| http.http1_max_pending_requests)),
+            max_requests: given(http.map(|http| http.http2_max_requests)),
+            max_retries: given(http.map(|http| http.max_retries)),
+            track_remaining: true,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn balancing(policy: &Effective<'_>) -> LbPolicy {
+    match policy.balancer.and_then(|balancer| balancer.simple).unwrap_or_default() {
+        SimpleLb::Random => LbPolicy::Random,
+        SimpleLb::RoundRobin => LbPolicy::RoundRobin,
+        // PASSTHROUGH needs an ORIGINAL_DST cluster, which a named service never needs here
+        SimpleLb::Unspecified | SimpleLb::LeastConn | SimpleLb::LeastRequest | SimpleLb::Passthrough => {
+            LbPolicy::LeastRequest
+        }
+    }
+}
+
+/// Panic is off: an endpoint that is known to be bad gets nothing, however many there are. Weighted localities only where shares
+/// are asked for.
+fn common_balancing(policy: &Effective<'_>, service: &MeshService) -> pb::cluster::CommonLbConfig {
+    use pb::cluster::common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig};
+    let minimum = policy.outlier.map_or(0, |outlier| outlier.min_health_percent.clamp(0, 100));
+    let setting = policy.balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
+    let failing_over = policy.outlier.is_some() || service.traffic_distribution.is_some();
+    let weighted = setting.is_some_and(|setting| {
+        setting.enabled != Some(false)
+            && (!setting.distribute.is_empty()
+                || (failing_over && !(setting.failover.is_empty() && setting.failover_priority.is_empty())))
+    });
+    pb::cluster::CommonLbConfig {
+        healthy_panic_threshold: Some(Percent { value: f64::from(minimum) }),
+        locality_config_specifier: weighted
+            .then_some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})),
+        ..Default::default()
+    }
+}
+
+fn keepalive(pool: Option<&ConnectionPool>) -> Option<pb::UpstreamConnectionOptions> {
+    let given = pool.and_then(|pool| pool.tcp.as_ref()?.tcp_keepalive.as_ref());
+    let seconds = |value: Option<Duration>| {
+        let seconds = value.map(|value| u32::try_from(value.as_secs().max(1)).unwrap_or(u32::MAX));
+        seconds.map(number)
+    };
+    let tcp_keepalive = match given {
+        Some(given) => core::TcpKeepalive {
+            keepalive_probes: (given.probes > 0).then(|| number(given.probes)),
+            keepalive_time: seconds(given.time.map(|time| time.0)),
+            keepalive_interval: seconds(given.interval.map(|interval| interval.0)),
+        },
+        None => core::TcpKeepalive { keepalive_time: seconds(Some(KEEPALIVE_TIME)), ..Default::default() },
+    };
+    Some(pb::UpstreamConnectionOptions { tcp_keepalive: Some(tcp_keepalive), ..Default::default() })
+}
+
+/// Istio's cluster metadata: the service and the rule, for telemetry and people.
+fn metadata(target: Target<'_>, rule: Option<&Rule>) -> sorted::ClusterMetadata {
+    let service = &target.service.service;
+    let described = sorted::texts([
+        ("host", service.host.as_str()),
+        ("name", &service.name),
+        ("namespace", service.namespace.as_str()),
+    ]);
+    let services =
+        sorted::List { values: vec![sorted::Value { kind: Some(sorted::Kind::Struct(described)) }] };
+    let mut fields = BTreeMap::from([(
+        "services".to_string(),
+        sorted::Value { kind: Some(sorted::Kind::List(services)) },
+    )]);
+    if let Some(rule) = rule {
+        let path = format!(
+            "/apis/networking.istio.io/v1/namespaces/{}/destination-rule/{}",
+            rule.namespace, rule.name
+        );
+        fields.insert("config".to_string(), sorted::text(path));
+    }
+    if !target.subset.is_empty() {
+        fields.insert("subset".to_string(), sorted::text(target.subset));
+    }
+    if matches!(service.source, Source::Imported(_)) {
+        fields.insert("imported".to_string(), sorted::text("true"));
+    }
+    let istio = sorted::Struct { fields };
+    sorted::ClusterMetadata {
+        metadata: Some(sorted::Metadata { filter_metadata: BTreeMap::from([("istio".to_string(), istio)]) }),
+    }
+}
+
+/// Whether a port carries TCP of any kind.
+pub(crate) fn is_tcp(port: &ServicePort) -> bool {
+    port.protocol != Protocol::Udp && port.number != 0
+}

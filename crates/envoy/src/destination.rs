@@ -1,0 +1,202 @@
+//! DestinationRules: which applies to a client and a service, and what it says for a port and a subset.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use isthmus_model::{Hostname, Labels, Namespace, Selector};
+use isthmus_registry::config::Objects;
+use isthmus_registry::{MeshService, Snapshot};
+use isthmus_resources::istio::{
+    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, Subset, TrafficPolicy,
+};
+
+use crate::class::Class;
+
+/// DestinationRules of one host in one namespace, merged: subsets concatenated, the oldest policy.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rule {
+    pub(crate) namespace: Namespace,
+    pub(crate) name: Arc<str>,
+    host: Hostname,
+    export_to: Vec<String>,
+    selector: Option<Selector>,
+    policy: Option<TrafficPolicy>,
+    pub(crate) subsets: Vec<Subset>,
+}
+
+/// What holds for one port and subset; unset parts are mesh defaults.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Effective<'a> {
+    pub(crate) balancer: Option<&'a LoadBalancer>,
+    pub(crate) pool: Option<&'a ConnectionPool>,
+    pub(crate) outlier: Option<&'a OutlierDetection>,
+    pub(crate) tls: Option<&'a ClientTls>,
+}
+
+impl<'a> Effective<'a> {
+    /// The policy of a rule for a port and a subset: the subset's fields over the rule's; a port's entry replaces all four.
+    pub(crate) fn of(rule: Option<&'a Rule>, port: u16, subset: &str) -> Self {
+        let Some(rule) = rule else { return Self::default() };
+        let mut effective = Self::default();
+        effective.overlay(rule.policy.as_ref(), port);
+        let subset = rule.subsets.iter().find(|candidate| candidate.name == subset);
+        effective.overlay(subset.and_then(|subset| subset.traffic_policy.as_ref()), port);
+        effective
+    }
+
+    fn overlay(&mut self, policy: Option<&'a TrafficPolicy>, port: u16) {
+        let Some(policy) = policy else { return };
+        self.balancer = policy.load_balancer.as_ref().or(self.balancer);
+        self.pool = policy.connection_pool.as_ref().or(self.pool);
+        self.outlier = policy.outlier_detection.as_ref().or(self.outlier);
+        self.tls = policy.tls.as_ref().or(self.tls);
+        if let Some(own) = policy.port_level_settings.iter().find(|own| own.port.number == port) {
+            *self = Self {
+                balancer: own.load_balancer.as_ref(),
+                pool: own.connection_pool.as_ref(),
+                outlier: own.outlier_detection.as_ref(),
+                tls: own.tls.as_ref(),
+            };
+        }
+    }
+}
+
+impl Rule {
+    fn visible_in(&self, namespace: &Namespace) -> bool {
+        self.export_to.is_empty()
+            || self.export_to.iter().any(|to| match to.as_str() {
+                "*" => true,
+                "." => self.namespace == *namespace,
+                name => name == namespace.as_str(),
+            })
+    }
+
+    fn is_private(&self) -> bool {
+        self.export_to.iter().any(|to| to == ".")
+    }
+}
+
+/// Labels that the rule's failover priorities compare.
+pub(crate) fn failover_labels(rule: &DestinationRule) -> impl Iterator<Item = &str> {
+    let policies = rule
+        .traffic_policy
+        .iter()
+        .chain(rule.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref()));
+    policies
+        .flat_map(|policy| {
+            let ports = policy.port_level_settings.iter().filter_map(|port| port.load_balancer.as_ref());
+            policy.load_balancer.iter().chain(ports)
+        })
+        .filter_map(|balancer| balancer.locality_lb_setting.as_ref())
+        .flat_map(|setting| &setting.failover_priority)
+        .map(|entry| entry.split('=').next().unwrap_or_default())
+}
+
+/// Merged rules by namespace, kept while their namespace's list is the same one.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    namespaces: HashMap<Namespace, (Objects<DestinationRule>, Vec<Arc<Rule>>)>,
+}
+
+impl Rules {
+    /// Takes over a snapshot's rules; merged rules that come out equal stay themselves.
+    pub(crate) fn refresh(&mut self, snapshot: &Snapshot, domain: &str) {
+        self.namespaces.retain(|namespace, _| snapshot.config.contains_key(namespace));
+        for (namespace, config) in snapshot.config.iter() {
+            let list = &config.destination_rules;
+            let old = self.namespaces.get(namespace);
+            if old.is_some_and(|(source, _)| Arc::ptr_eq(source, list)) {
+                continue;
+            }
+            let old: &[Arc<Rule>] = old.map_or(&[], |(_, rules)| rules);
+            let rules = merge(namespace, list, domain)
+                .into_iter()
+                .map(|rule| match old.iter().find(|candidate| ***candidate == rule) {
+                    Some(kept) => Arc::clone(kept),
+                    None => Arc::new(rule),
+                })
+                .collect();
+            self.namespaces.insert(namespace.clone(), (Arc::clone(list), rules));
+        }
+    }
+
+    /// The rule for a client and a service: the client's namespace, the service's, the root's; the first with a match ends the
+    /// search, and within it the most specific host wins, rules for chosen workloads before others.
+    pub(crate) fn find(&self, class: &Class, service: &MeshService, root: &Namespace) -> Option<&Arc<Rule>> {
+        let host = service.service.host.as_str();
+        let own = self.best(&class.namespace, host, Some(&class.labels), |rule| {
+            class.namespace != *root || rule.is_private()
+        });
+        let exported = |rule: &Rule| rule.visible_in(&class.namespace);
+        own.or_else(|| {
+            let namespace = &service.service.namespace;
+            (*namespace != class.namespace).then(|| self.best(namespace, host, None, exported)).flatten()
+        })
+        .or_else(|| self.best(root, host, None, exported))
+    }
+
+    fn best(
+        &self,
+        namespace: &Namespace,
+        host: &str,
+        labels: Option<&Labels>,
+        usable: impl Fn(&Rule) -> bool,
+    ) -> Option<&Arc<Rule>> {
+        let (_, rules) = self.namespaces.get(namespace)?;
+        rules
+            .iter()
+            .filter(|rule| rule.host.covers(host) && usable(rule))
+            .filter(|rule| match (&rule.selector, labels) {
+                (None, _) => true,
+                (Some(selector), Some(labels)) => selector.matches(labels),
+                (Some(_), None) => false,
+            })
+            .min_by_key(|rule| {
+                let length = rule.host.as_str().len();
+                (rule.selector.is_none(), rule.host.is_wildcard(), usize::MAX - length)
+            })
+    }
+}
+
+/// A host as a namespace's configuration means it: a name without dots is a Service of that namespace.
+pub(crate) fn full_host(text: &str, namespace: &Namespace, domain: &str) -> Option<Hostname> {
+    let plain = !text.contains('.') && !text.contains('*');
+    let full = if plain { format!("{text}.{namespace}.svc.{domain}") } else { text.to_string() };
+    Hostname::new(full).ok()
+}
+
+fn merge(namespace: &Namespace, list: &Objects<DestinationRule>, domain: &str) -> Vec<Rule> {
+    let mut merged: Vec<Rule> = Vec::new();
+    for object in list.iter() {
+        let Some(host) = full_host(&object.spec.host, namespace, domain) else {
+            tracing::warn!(rule = %object.meta, host = object.spec.host, "destination rule has no usable host");
+            continue;
+        };
+        let selector =
+            object.spec.workload_selector.as_ref().map(|selector| Selector(selector.labels.clone()));
+        let found = merged.iter_mut().find(|rule| {
+            rule.host == host && rule.export_to == object.spec.export_to && rule.selector == selector
+        });
+        let Some(rule) = found else {
+            merged.push(Rule {
+                namespace: namespace.clone(),
+                name: Arc::clone(&object.meta.name),
+                host,
+                export_to: object.spec.export_to.clone(),
+                selector,
+                policy: object.spec.traffic_policy.clone(),
+                subsets: object.spec.subsets.clone(),
+            });
+            continue;
+        };
+        if rule.policy.is_none() {
+            rule.policy.clone_from(&object.spec.traffic_policy);
+        }
+        for subset in &object.spec.subsets {
+            if !rule.subsets.iter().any(|known| known.name == subset.name) {
+                rule.subsets.push(subset.clone());
+            }
+        }
+    }
+    merged
+}

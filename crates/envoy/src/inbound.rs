@@ -1,0 +1,81 @@
+//! What one workload's inbound side depends on, read from a snapshot.
+
+use std::collections::BTreeMap;
+
+use isthmus_model::{Labels, Namespace, Source, TargetPort};
+use isthmus_registry::{MeshService, Snapshot, Workload};
+
+use crate::cluster::is_tcp;
+use crate::listener::inbound::Inbound;
+use crate::peer_auth::{Mode, PeerPolicies};
+use crate::rbac;
+use crate::settings::{MeshSettings, Proxy};
+
+/// The inbound side of a proxy's workload. Until its Pod or WorkloadEntry is known, the labels of its stream stand for it.
+pub(crate) fn inbound(
+    snapshot: &Snapshot,
+    settings: &MeshSettings,
+    proxy: &Proxy,
+    workload: Option<&Workload>,
+    labels: &Labels,
+) -> Inbound {
+    let namespace = &proxy.namespace;
+    let modes = PeerPolicies::of(snapshot, namespace).modes(labels);
+    let ports: BTreeMap<u16, Mode> = snapshot
+        .services
+        .values()
+        .filter(|service| selects(service, proxy, labels))
+        .flat_map(|service| target_ports(service, workload))
+        .map(|port| (port, modes.at(port)))
+        .collect();
+    let policy_ports = modes.ports.iter().filter(|(port, _)| !ports.contains_key(port)).copied().collect();
+    let mut trust_domains = vec![settings.trust_domain.to_string()];
+    trust_domains.extend(settings.trust_domain_aliases.iter().map(ToString::to_string));
+    let ipv4 = proxy.ips.is_empty() || proxy.ips.iter().any(std::net::IpAddr::is_ipv4);
+    Inbound {
+        ports,
+        policy_ports,
+        rest: modes.default,
+        filters: rbac::filters(snapshot, settings, namespace, labels),
+        trust_domains,
+        ipv4,
+    }
+}
+
+/// Whether a service of the proxy's own cluster and namespace selects its workload.
+fn selects(service: &MeshService, proxy: &Proxy, labels: &Labels) -> bool {
+    let declared = &service.service;
+    if declared.namespace != proxy.namespace || matches!(declared.source, Source::Imported(_)) {
+        return false;
+    }
+    let selector = declared.selector.as_ref();
+    selector.is_some_and(|selector| !selector.is_empty() && selector.matches(labels))
+}
+
+/// The workload's ports behind a service: its own by service port name, else the target, by number or by name.
+fn target_ports(service: &MeshService, workload: Option<&Workload>) -> Vec<u16> {
+    let named = |name: &str| workload.and_then(|workload| workload.ports.get(name).copied());
+    let ports = service.service.ports.iter().filter(|port| is_tcp(port));
+    ports
+        .filter_map(|port| {
+            let entry = workload.filter(|w| w.key.kind == isthmus_registry::WorkloadKind::Entry);
+            let own = entry.and_then(|entry| entry.ports.get(&port.name).copied());
+            own.or_else(|| match &port.target {
+                TargetPort::Number(number) => Some(*number),
+                TargetPort::Name(name) => named(name),
+            })
+        })
+        .collect()
+}
+
+/// The namespace and labels by which policies see a workload.
+pub(crate) fn labels<'a>(workload: Option<&'a Workload>, proxy: &'a Proxy) -> &'a Labels {
+    workload.map_or(&proxy.labels, |workload| &workload.labels)
+}
+
+/// Whether two snapshots can differ in the inbound side of any proxy.
+pub(crate) fn may_differ(a: &Snapshot, b: &Snapshot, namespace: &Namespace) -> bool {
+    let config = |snapshot: &Snapshot| snapshot.config(namespace).map(std::sync::Arc::as_ptr);
+    let root = |snapshot: &Snapshot| snapshot.config(&snapshot.root_namespace).map(std::sync::Arc::as_ptr);
+    !a.services.same(&b.services) || config(a) != config(b) || root(a) != root(b)
+}
