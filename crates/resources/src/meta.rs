@@ -52,6 +52,18 @@ impl Meta {
         self.namespace.as_ref().map_or("", Namespace::as_str)
     }
 
+    /// Whether nothing but the versions differs.
+    #[must_use]
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.uid == other.uid
+            && self.labels == other.labels
+            && self.annotations == other.annotations
+            && self.deleting == other.deleting
+            && self.created == other.created
+            && self.name == other.name
+            && self.namespace == other.namespace
+    }
+
     /// Istio's order of age: creation, then name, then namespace. The first wins conflicts.
     #[must_use]
     pub fn age_key(&self) -> (i64, &str, &str) {

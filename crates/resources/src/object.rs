@@ -37,6 +37,19 @@ macro_rules! objects {
             }
         }
 
+        impl Object {
+            /// Whether nothing but the version differs: what a reader of the content need not hear of.
+            #[must_use]
+            pub fn same_content(&self, other: &Self) -> bool {
+                match (self, other) {
+                    $((Self::$kind(one), Self::$kind(two)) => {
+                        one.meta.same_content(&two.meta) && one.spec == two.spec
+                    })*
+                    _ => false,
+                }
+            }
+        }
+
         $(impl From<Resource<$content>> for Object {
             fn from(object: Resource<$content>) -> Self {
                 Self::$kind(Arc::new(object))

@@ -1,0 +1,145 @@
+//! A handle on one API server.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use thiserror::Error;
+use tower::{BoxError, Service};
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// An API server, as its client sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    client: kube::Client,
+    name: Arc<str>,
+    server: Arc<str>,
+}
+
+/// Why there is no client.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The kubeconfig cannot be used.
+    #[error("kubeconfig {file}: {problem}; give one with --kubeconfig, and a context of it with --context")]
+    Kubeconfig {
+        /// The file, or where it was looked for.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The settings of the kubeconfig cannot be used.
+    #[error("kubeconfig {file}, server {server}: {problem}")]
+    Client {
+        /// The file.
+        file: String,
+        /// The server's address.
+        server: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Cluster {
+    /// From a kubeconfig: this file, or where kubectl looks; this context of it, or the current one.
+    ///
+    /// # Errors
+    /// When the file, the context or its credentials cannot be used. Nothing is connected yet.
+    pub async fn from_kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<Self, ConnectError> {
+        let shown = file.map_or_else(|| "(default)".to_string(), |path| path.display().to_string());
+        let bad = |problem: String| ConnectError::Kubeconfig { file: shown.clone(), problem };
+        let owned: Option<PathBuf> = file.map(Path::to_path_buf);
+        // Reading is blocking, and short.
+        let kubeconfig = tokio::task::spawn_blocking(move || match owned {
+            Some(path) => Kubeconfig::read_from(path),
+            None => Kubeconfig::read(),
+        })
+        .await
+        .map_err(|error| bad(error.to_string()))?
+        .map_err(|error| bad(chain(&error)))?;
+        let options =
+            KubeConfigOptions { context: context.map(String::from), ..KubeConfigOptions::default() };
+        let chosen = context.map(String::from).or_else(|| kubeconfig.current_context.clone());
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+            .await
+            .map_err(|error| bad(chain(&error)))?;
+        config.connect_timeout = Some(CONNECT);
+        let server = config.cluster_url.to_string();
+        let client = kube::Client::try_from(config).map_err(|error| ConnectError::Client {
+            file: shown.clone(),
+            server: server.clone(),
+            problem: chain(&error),
+        })?;
+        let name = chosen.unwrap_or_else(|| "default".to_string());
+        Ok(Self { client, name: name.into(), server: server.into() })
+    }
+
+    /// From an HTTP service in this process, such as our API server's router.
+    pub fn in_process<S, B>(service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let client = kube::Client::new(service, "default");
+        Self { client, name: "standalone".into(), server: "(in process)".into() }
+    }
+
+    /// The context's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    pub(crate) fn client(&self) -> &kube::Client {
+        &self.client
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("name", &self.name)
+            .field("server", &self.server)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An error with its causes in one line, each said once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_is_not_there_is_named() {
+        let error = Cluster::from_kubeconfig(Some(Path::new("/nonexistent/admin.kubeconfig")), None).await;
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("/nonexistent/admin.kubeconfig") && text.contains("--kubeconfig"), "{text}");
+    }
+}

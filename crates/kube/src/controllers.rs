@@ -1,0 +1,103 @@
+//! What Kubernetes' own controllers do, for an API server without them: EndpointSlices from selectors, the ServiceAccount
+//! `default` of each namespace; and addresses for ServiceEntries, which Istio allocates everywhere.
+//!
+//! All of it is idempotent and made from the same objects alike, so that two replicas over one store agree without a leader.
+
+pub mod addresses;
+mod service_accounts;
+mod slices;
+
+use std::time::Duration;
+
+use isthmus_lifecycle::{Backoff, TaskGroup};
+use isthmus_model::ClusterId;
+use isthmus_resources::{Event, Kind};
+use tokio::sync::mpsc;
+
+use crate::client::Cluster;
+use crate::watch::{Watch, watch};
+
+/// Which controllers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Over our own API server: all.
+    Standalone,
+    /// Beside Kubernetes' controllers: only the allocation of addresses.
+    Kubernetes,
+}
+
+/// Starts the controllers; they end with the task group's drain.
+pub fn run(cluster: &Cluster, id: ClusterId, which: Which, tasks: &TaskGroup) {
+    let kinds = match which {
+        Which::Standalone => vec![
+            Kind::Namespace,
+            Kind::ServiceAccount,
+            Kind::Service,
+            Kind::Pod,
+            Kind::EndpointSlice,
+            Kind::ServiceEntry,
+        ],
+        Which::Kubernetes => vec![Kind::ServiceEntry],
+    };
+    let (events, receive) = mpsc::channel(256);
+    watch(cluster, Watch { id, kinds: kinds.clone(), events, findings: None, ready: None }, tasks);
+    let controllers = Controllers {
+        cluster: cluster.clone(),
+        awaited: kinds,
+        slices: slices::Slices::default(),
+        accounts: service_accounts::Accounts::default(),
+        addresses: addresses::Addresses::default(),
+    };
+    let stop = tasks.signal();
+    tasks.spawn_infallible("controllers", async move {
+        tokio::select! {
+            biased;
+            () = stop.stopping() => {}
+            () = controllers.run(receive) => {}
+        }
+    });
+}
+
+struct Controllers {
+    cluster: Cluster,
+    /// Kinds that were not listed yet. Until all are, what is missing is unknown, and nothing is written.
+    awaited: Vec<Kind>,
+    slices: slices::Slices,
+    accounts: service_accounts::Accounts,
+    addresses: addresses::Addresses,
+}
+
+impl Controllers {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut batch = Vec::new();
+        let mut retry = false;
+        loop {
+            let received = tokio::select! {
+                received = events.recv_many(&mut batch, 256) => received,
+                () = backoff.wait(), if retry => usize::MAX,
+            };
+            if received == 0 {
+                return;
+            }
+            for event in batch.drain(..) {
+                if let isthmus_resources::Change::Listed(kind, _) = &event.change {
+                    self.awaited.retain(|awaited| awaited != kind);
+                }
+                self.accounts.apply(&event.change);
+                self.addresses.apply(&event.change);
+                self.slices.apply(event.change);
+            }
+            if !self.awaited.is_empty() {
+                continue;
+            }
+            let mut done = self.accounts.write(&self.cluster).await;
+            done &= self.slices.write(&self.cluster).await;
+            done &= self.addresses.write(&self.cluster).await;
+            retry = !done;
+            if done {
+                backoff.reset();
+            }
+        }
+    }
+}
