@@ -1,19 +1,30 @@
 //! One workload's agent: identity, discovery, DNS, capture, proxy and health, joined.
 //!
-//! [`enroll`], [`identity`], [`connect`], [`state`] and [`cache`] need neither capture nor proxy: the gateway uses them alone.
+//! [`enroll`], [`identity`], [`connect`], [`state`], [`cache`] and [`discovery`] need neither capture nor DNS: the gateway uses them
+//! alone.
 
+pub mod admin;
+pub mod app;
+pub mod args;
 pub mod cache;
+pub mod child;
 pub mod connect;
 pub mod data;
+pub mod discovery;
 pub mod enroll;
 mod explain;
+pub mod health;
 pub mod identity;
 pub mod join;
+pub mod node;
+pub mod resolver;
 pub mod state;
 
+pub use app::{Agent, Config, Ports, StartError};
 pub use cache::ResourceCache;
 pub use connect::Connector;
 pub use data::DataDir;
 pub use enroll::{Enrolled, Enrollment, enroll};
 pub use join::{JoinError, join};
+pub use node::{Registration, Workload};
 pub use state::Membership;

@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod forward;
 pub mod metrics;
+mod resolve;
 pub mod server;
 pub mod table;
 

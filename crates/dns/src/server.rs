@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use crate::answer::{self, Transport, Verdict};
 use crate::forward::{Upstream, framed};
 use crate::metrics::Metrics;
+use crate::resolve;
 use crate::table::{Host, Perspective, Table};
 
 /// How long a TCP client may stay silent (RFC 7766 section 6.2.3).
@@ -144,6 +145,15 @@ impl Handle {
         self.0.upstreams.store(Arc::new(upstreams));
     }
 
+    /// Addresses of a host outside the mesh, from the host's own resolvers and never from the table.
+    ///
+    /// # Errors
+    /// When no resolver answers, or the host has no address.
+    pub async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let servers = self.0.upstreams.load_full();
+        resolve::resolve(&self.0.upstream, &servers, host).await
+    }
+
     /// The table in force; none before the first.
     #[must_use]
     pub fn table(&self) -> Option<Arc<Table>> {
@@ -152,7 +162,7 @@ impl Handle {
 
     /// What the table in force says of some names, for a person and for tests.
     #[must_use]
-    pub fn dump(&self) -> HashMap<String, Vec<std::net::IpAddr>> {
+    pub fn dump(&self) -> HashMap<String, Vec<IpAddr>> {
         self.table().map(|table| table.dump().into_iter().collect()).unwrap_or_default()
     }
 }

@@ -218,3 +218,16 @@ async fn a_silent_upstream_cannot_take_more_than_the_bound_and_mesh_names_still_
     assert_eq!(local.answers.len(), 1);
     assert!(metrics(&world).contains("dns_refused_total 1"));
 }
+
+#[tokio::test]
+async fn the_agent_itself_resolves_past_the_table() {
+    let helpers = TaskGroup::new("helpers", Drain::new());
+    let world = world(vec![upstream(&helpers, 100).await]).await;
+    // More than a datagram holds is no matter here: the upstream sends it anyway.
+    assert_eq!(world.handle.resolve("mysql.vm.example").await.unwrap().len(), 100);
+    assert!(world.handle.resolve("not..a.name").await.is_err());
+    world.handle.set_upstreams(vec![upstream(&helpers, 0).await]);
+    let missing = world.handle.resolve("nobody.example").await.unwrap_err();
+    assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+    helpers.drain().immediate();
+}
