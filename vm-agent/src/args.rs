@@ -1,0 +1,92 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use isthmus_agent::args::AgentArgs;
+use isthmus_process::telemetry::LogArgs;
+
+/// Brings this machine into the mesh.
+#[derive(Debug, Parser)]
+#[command(name = "isthmus-vm-agent", version)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Redeem a token of `isthmus vm token`, remember the membership, then run
+    Join(Box<JoinArgs>),
+    /// Run as the member that an earlier join made this machine
+    Run(Box<RunArgs>),
+    /// Give the network back and forget the membership
+    Leave(DataArgs),
+    /// Say what this machine is in the mesh and how its agent does
+    Status(DataArgs),
+}
+
+/// Where the membership is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DataArgs {
+    /// Where keys, certificate and last-good configuration are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/isthmus/agent")]
+    pub data_dir: PathBuf,
+}
+
+/// Flags of `join`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct JoinArgs {
+    /// Token of `isthmus vm token`: a secret, and good for one machine; `-` reads it from standard input
+    // Read later: a message about a bad argument would repeat it.
+    pub token: String,
+    /// Only join; `run` does the rest
+    #[arg(long)]
+    pub no_run: bool,
+    /// Flags of `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// Where the membership is.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Labels of this machine, besides those of its WorkloadGroup
+    #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = label)]
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
+    /// Name of this machine [default: the host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Flags of every agent.
+    #[command(flatten)]
+    pub agent: AgentArgs,
+}
+
+fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
+    let wrong = || format!("{text:?} is not of the form KEY=VALUE");
+    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(wrong)?;
+    Ok((key.into(), value.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_lines_of_the_demo_are_read() {
+        let args = Args::try_parse_from(["isthmus-vm-agent", "join", "TOKEN", "--no-run", "--data-dir", "d"])
+            .unwrap();
+        assert!(matches!(args.command, Command::Join(join) if join.no_run && join.token == "TOKEN"));
+        let args = Args::try_parse_from(["isthmus-vm-agent", "run", "--data-dir", "d"]).unwrap();
+        assert!(matches!(args.command, Command::Run(_)));
+    }
+}
