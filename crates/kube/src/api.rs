@@ -385,8 +385,11 @@ impl Cluster {
         Ok(found(outcome)?.is_some())
     }
 
-    /// Asks for a ServiceAccount's token, or anything else that is made by posting to a subresource.
-    pub(crate) async fn post_to(
+    /// Posts to a subresource, such as `token` of a ServiceAccount (TokenRequest).
+    ///
+    /// # Errors
+    /// When the object is missing, the body not valid or it is not allowed.
+    pub async fn post_to(
         &self,
         of: impl Into<ObjectType>,
         namespace: Option<&str>,

@@ -50,17 +50,9 @@ impl Cluster {
     /// # Errors
     /// When the file, the context or its credentials cannot be used. Nothing is connected yet.
     pub async fn from_kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<Self, ConnectError> {
-        let shown = file.map_or_else(|| "(default)".to_string(), |path| path.display().to_string());
+        let shown = shown(file);
         let bad = |problem: String| ConnectError::Kubeconfig { file: shown.clone(), problem };
-        let owned: Option<PathBuf> = file.map(Path::to_path_buf);
-        // Reading is blocking, and short.
-        let kubeconfig = tokio::task::spawn_blocking(move || match owned {
-            Some(path) => Kubeconfig::read_from(path),
-            None => Kubeconfig::read(),
-        })
-        .await
-        .map_err(|error| bad(error.to_string()))?
-        .map_err(|error| bad(chain(&error)))?;
+        let kubeconfig = read(file, &shown).await?;
         let options =
             KubeConfigOptions { context: context.map(String::from), ..KubeConfigOptions::default() };
         let chosen = context.map(String::from).or_else(|| kubeconfig.current_context.clone());
@@ -76,6 +68,15 @@ impl Cluster {
         })?;
         let name = chosen.unwrap_or_else(|| "default".to_string());
         Ok(Self { client, name: name.into(), server: server.into() })
+    }
+
+    /// Names of the contexts of a kubeconfig: this file, or where kubectl looks. In the file's order.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub async fn contexts(file: Option<&Path>) -> Result<Vec<String>, ConnectError> {
+        let kubeconfig = read(file, &shown(file)).await?;
+        Ok(kubeconfig.contexts.into_iter().map(|context| context.name).collect())
     }
 
     /// From an HTTP service in this process, such as our API server's router.
@@ -115,6 +116,23 @@ impl std::fmt::Debug for Cluster {
             .field("server", &self.server)
             .finish_non_exhaustive()
     }
+}
+
+fn shown(file: Option<&Path>) -> String {
+    file.map_or_else(|| "(default)".to_string(), |path| path.display().to_string())
+}
+
+/// Reading is blocking, and short.
+async fn read(file: Option<&Path>, shown: &str) -> Result<Kubeconfig, ConnectError> {
+    let bad = |problem: String| ConnectError::Kubeconfig { file: shown.to_string(), problem };
+    let owned: Option<PathBuf> = file.map(Path::to_path_buf);
+    tokio::task::spawn_blocking(move || match owned {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
+    })
+    .await
+    .map_err(|error| bad(error.to_string()))?
+    .map_err(|error| bad(chain(&error)))
 }
 
 /// An error with its causes in one line, each said once.

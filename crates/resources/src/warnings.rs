@@ -25,7 +25,10 @@ const NOT_ENFORCED: &[(Kind, Scope, &str)] = &[
     (Kind::Telemetry, Whole, "metrics and access logs keep their defaults"),
     (Kind::ProxyConfig, Whole, "proxies keep their defaults"),
     (Kind::IstioOperator, Whole, "nothing is installed by it"),
-    (Kind::Sidecar, Whole, "workloads see every service that is exported to them"),
+    (Kind::Sidecar, Field("ingress"), "workloads take what their services say"),
+    (Kind::Sidecar, Field("egress[].port"), "hosts are seen on all their ports"),
+    (Kind::Sidecar, Field("egress[].bind"), "listeners keep their addresses"),
+    (Kind::Sidecar, Field("egress[].captureMode"), "traffic is captured as everywhere"),
     (Kind::AuthorizationPolicy, Is("action", "AUDIT"), "nothing is recorded"),
     (Kind::AuthorizationPolicy, Is("action", "CUSTOM"), "no external authorizer is asked"),
     (Kind::AuthorizationPolicy, Field("targetRef"), "policies with targets do not apply to sidecars"),
@@ -59,7 +62,6 @@ const NOT_ENFORCED: &[(Kind, Scope, &str)] = &[
         Field("subsets[].trafficPolicy.connectionPool.http"),
         "limits of HTTP are not kept",
     ),
-    (Kind::DestinationRule, Field("workloadSelector"), "the rule applies to no workload"),
 ];
 
 const HTTP_ON_TCP: &str = "ports are treated as TCP: an ALLOW rule with it never matches, a DENY rule matches without it, as Istio does on TCP";

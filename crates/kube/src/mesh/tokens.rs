@@ -1,8 +1,8 @@
-//! Join tokens: ServiceAccount tokens bound to a Secret, which says what they grant. Deleting the Secret revokes them; a VM's
-//! Secret is deleted by the first use.
+//! Tokens of ServiceAccounts, and join tokens: those bound to a Secret, which says what they grant. Deleting the Secret
+//! revokes them; a VM's Secret is deleted by the first use.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use isthmus_model::NamespacedName;
 use isthmus_resources::{Kind, Object, parse};
 use serde_json::{Value, json};
@@ -65,143 +65,42 @@ fn invalid(problem: impl Into<String>) -> TokenError {
 }
 
 impl Cluster {
-    /// Makes a one-time token for a VM of this group: a Secret in its namespace and a token of the template's service account.
+    /// The service account that a token is of, when it is authentic and for this audience.
     ///
     /// # Errors
-    /// When the group or its service account is missing, or the API server fails.
-    pub async fn create_vm_token(&self, group: &NamespacedName, seconds: u64) -> Result<String, ApiError> {
-        let namespace = group.namespace.as_str();
-        let action = || format!("making a token for a VM of WorkloadGroup {group}");
-        let found = self.get(Kind::WorkloadGroup, Some(namespace), &group.name).await?;
-        let missing = |message: String| ApiError::NotFound { action: action(), message };
-        let value =
-            found.ok_or_else(|| missing(format!("WorkloadGroup {group} does not exist; apply it first")))?;
-        let account = value["spec"]["template"]["serviceAccount"].as_str().unwrap_or("default").to_string();
-        let name = format!("isthmus-join-{}", random());
-        let data = json!({"group": STANDARD.encode(group.to_string())});
-        let uid = self.create_grant(namespace, &name, VM_TYPE, data).await?;
-        let token = self.request_token(namespace, &account, VM_AUDIENCE, seconds, (&name, &uid)).await;
-        self.keep_or_take_back(token, namespace, &name).await
-    }
-
-    /// Makes a token for a host that runs workloads of these service accounts.
-    ///
-    /// # Errors
-    /// When a service account is missing, or the API server fails.
-    pub async fn create_host_token(
+    /// When the API server fails.
+    pub async fn review_token(
         &self,
-        accounts: &[NamespacedName],
-        seconds: u64,
-    ) -> Result<String, ApiError> {
-        for account in accounts {
-            if self
-                .get(Kind::ServiceAccount, Some(account.namespace.as_str()), &account.name)
-                .await?
-                .is_none()
-            {
-                return Err(ApiError::NotFound {
-                    action: "making a token for a host".to_string(),
-                    message: format!(
-                        "ServiceAccount {account} does not exist; create it with `kubectl create serviceaccount -n {} {}`",
-                        account.namespace, account.name
-                    ),
-                });
-            }
-        }
-        self.ensure_service_account(SYSTEM_NAMESPACE, HOST_ACCOUNT).await?;
-        let name = format!("isthmus-host-{}", random());
-        let list: Vec<String> = accounts.iter().map(ToString::to_string).collect();
-        let data = json!({"serviceAccounts": STANDARD.encode(list.join(","))});
-        let uid = self.create_grant(SYSTEM_NAMESPACE, &name, HOST_TYPE, data).await?;
-        let bound = (name.as_str(), uid.as_str());
-        let token = self.request_token(SYSTEM_NAMESPACE, HOST_ACCOUNT, HOST_AUDIENCE, seconds, bound).await;
-        self.keep_or_take_back(token, SYSTEM_NAMESPACE, &name).await
-    }
-
-    /// A grant without its token is good for nothing.
-    async fn keep_or_take_back(
-        &self,
-        token: Result<String, ApiError>,
-        namespace: &str,
-        secret: &str,
-    ) -> Result<String, ApiError> {
-        if token.is_err() {
-            // The first error is the one to report.
-            let _ = self.delete(Kind::Secret, Some(namespace), secret, Preconditions::default()).await;
-        }
-        token
-    }
-
-    async fn create_grant(
-        &self,
-        namespace: &str,
-        name: &str,
-        kind: &str,
-        data: Value,
-    ) -> Result<String, ApiError> {
-        let object = json!({
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": name, "namespace": namespace},
-            "type": kind,
-            "data": data,
-        });
-        let created = self.create(Kind::Secret, object).await?;
-        Ok(created["metadata"]["uid"].as_str().unwrap_or_default().to_string())
-    }
-
-    /// A service account's token for one audience, bound to a Secret (name and UID).
-    ///
-    /// # Errors
-    /// When the service account is missing, or the API server fails.
-    pub async fn request_token(
-        &self,
-        namespace: &str,
-        account: &str,
+        token: &str,
         audience: &str,
-        seconds: u64,
-        secret: (&str, &str),
-    ) -> Result<String, ApiError> {
+    ) -> Result<Option<NamespacedName>, ApiError> {
+        let review = self.review(token, &[audience]).await?;
+        let status = &review["status"];
+        Ok(if status["authenticated"] == true { account(status) } else { None })
+    }
+
+    async fn review(&self, token: &str, audiences: &[&str]) -> Result<Value, ApiError> {
         let body = json!({
             "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {
-                "audiences": [audience],
-                "expirationSeconds": seconds,
-                "boundObjectRef": {"apiVersion": "v1", "kind": "Secret", "name": secret.0, "uid": secret.1},
-            },
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": audiences},
         });
-        let answer = self.post_to(Kind::ServiceAccount, Some(namespace), account, "token", body).await?;
-        match answer["status"]["token"].as_str() {
-            Some(token) if !token.is_empty() => Ok(token.to_string()),
-            _ => Err(ApiError::Answer {
-                action: format!("asking for a token of ServiceAccount {namespace}/{account}"),
-                problem: "it has no token".to_string(),
-            }),
-        }
+        self.create(TOKEN_REVIEW, body).await
     }
 
-    /// Says what a token grants, after the API server has said that it is authentic. Nothing is consumed yet.
+    /// Says what a join token grants, after the API server has said that it is authentic. Nothing is consumed yet.
     ///
     /// # Errors
     /// When it is not authentic, its Secret is gone, or the API server fails.
     pub async fn verify_token(&self, token: &str) -> Result<Granted, TokenError> {
-        let body = json!({
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenReview",
-            "spec": {"token": token, "audiences": [VM_AUDIENCE, HOST_AUDIENCE]},
-        });
-        let review = self.create(TOKEN_REVIEW, body).await?;
+        let review = self.review(token, &[VM_AUDIENCE, HOST_AUDIENCE]).await?;
         let status = &review["status"];
         if status["authenticated"] != true {
             let reason = status["error"].as_str().unwrap_or("it is not authentic, expired or revoked");
             return Err(invalid(reason));
         }
-        let user = status["user"]["username"].as_str().unwrap_or_default();
-        let account = user.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-        let (namespace, name) =
-            account.ok_or_else(|| invalid(format!("{user:?} is not a service account")))?;
-        let account = named(namespace, name)?;
+        let account = account(status)
+            .ok_or_else(|| invalid(format!("{} is not a service account", status["user"]["username"])))?;
         let audiences = status["audiences"].as_array();
         let is_for = |audience: &str| audiences.into_iter().flatten().any(|found| found == audience);
         let (secret, uid) = bound_secret(token).ok_or_else(|| invalid("it is not bound to a Secret"))?;
@@ -287,6 +186,13 @@ impl Cluster {
     }
 }
 
+/// The service account that a TokenReview's status names.
+fn account(status: &Value) -> Option<NamespacedName> {
+    let user = status["user"]["username"].as_str()?;
+    let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    named(namespace, name).ok()
+}
+
 fn named(namespace: &str, name: &str) -> Result<NamespacedName, TokenError> {
     format!("{namespace}/{name}").parse().map_err(|error| invalid(format!("{error}")))
 }
@@ -297,12 +203,6 @@ fn bound_secret(token: &str) -> Option<(String, String)> {
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
     let secret = &claims["kubernetes.io"]["secret"];
     Some((secret["name"].as_str()?.to_string(), secret["uid"].as_str()?.to_string()))
-}
-
-/// Ten random lower-case letters and digits.
-fn random() -> String {
-    const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
-    (0..10).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])).collect()
 }
 
 #[cfg(test)]
