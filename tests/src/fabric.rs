@@ -178,8 +178,11 @@ impl Fabric {
         if host.plan.is_gateway {
             become_gateway(host)?;
             // An ordinary DNS server of the network, which knows no name of the mesh.
-            let resolver = host
-                .start("resolver", &format!("isthmus-testbed resolver --listen {}:53", host.plan.address))?;
+            let resolver = host.start(
+                "resolver",
+                &format!("isthmus-testbed resolver --listen {}:53", host.plan.address),
+                &[],
+            )?;
             self.resolvers.lock().unwrap_or_else(PoisonError::into_inner).push(resolver);
         }
         Ok(())

@@ -169,8 +169,22 @@ impl Host {
         command: &str,
         stdin: &str,
     ) -> anyhow::Result<Output> {
+        self.run_with(limit, command, stdin, &[])
+    }
+
+    /// The same, with these added to the environment.
+    ///
+    /// # Errors
+    /// When the host is off. A command that fails is an answer.
+    pub fn run_with(
+        self: &Arc<Self>,
+        limit: Duration,
+        command: &str,
+        stdin: &str,
+        env: &[(&str, &str)],
+    ) -> anyhow::Result<Output> {
         let started = Instant::now();
-        let process = self.order(command, stdin, None)?;
+        let process = self.order(command, stdin, env, None)?;
         let deadline = started + limit;
         let mut cut_off = false;
         loop {
@@ -221,8 +235,13 @@ impl Host {
     ///
     /// # Errors
     /// When it does not start. One that ends at once has started.
-    pub fn start(self: &Arc<Self>, name: &str, command: &str) -> anyhow::Result<Process> {
-        let mut process = self.order(&format!("exec {command}"), "", Some(log_path(name)))?;
+    pub fn start(
+        self: &Arc<Self>,
+        name: &str,
+        command: &str,
+        env: &[(&str, &str)],
+    ) -> anyhow::Result<Process> {
+        let mut process = self.order(&format!("exec {command}"), "", env, Some(log_path(name)))?;
         process.name = name.to_string();
         Ok(process)
     }
@@ -251,11 +270,18 @@ impl Host {
         let _ = process.wait();
     }
 
-    fn order(self: &Arc<Self>, command: &str, stdin: &str, log: Option<String>) -> anyhow::Result<Process> {
+    fn order(
+        self: &Arc<Self>,
+        command: &str,
+        stdin: &str,
+        env: &[(&str, &str)],
+        log: Option<String>,
+    ) -> anyhow::Result<Process> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (to, ended) = channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, to);
-        let order = Order::Start { id, command: command.into(), env: Vec::new(), stdin: stdin.into(), log };
+        let env = env.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string())).collect();
+        let order = Order::Start { id, command: command.into(), env, stdin: stdin.into(), log };
         self.send(&order)?;
         match ended.recv_timeout(COMMAND_WITHIN) {
             Ok(Event::Started { pid, .. }) => {

@@ -9,6 +9,7 @@ use crate::report::{Broken, Report};
 /// What a judge says: a detail worth showing, or why the check does not hold.
 pub(super) type Verdict = Result<String, String>;
 
+const MAX_DETAIL: usize = 120;
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Runs checks of one step and prints them.
@@ -39,26 +40,53 @@ impl Teller<'_> {
         judge: impl Fn(&Output) -> Verdict,
     ) -> anyhow::Result<Output> {
         let began = Instant::now();
+        let (output, detail) = self.silently(limit, what, host, command, judge)?;
+        self.report.checked(what, &[shown(host, command)], &detail, began.elapsed());
+        Ok(output)
+    }
+
+    /// The same, printing only what does not hold.
+    pub(super) fn silently(
+        &self,
+        limit: Duration,
+        what: &str,
+        host: &Arc<Host>,
+        command: &str,
+        judge: impl Fn(&Output) -> Verdict,
+    ) -> anyhow::Result<(Output, String)> {
+        let began = Instant::now();
         loop {
             let output = host.run_within(COMMAND_WITHIN, command, "")?;
             match judge(&output) {
-                Ok(detail) => {
-                    self.report.checked(what, &[shown(host, command)], &detail, began.elapsed());
-                    return Ok(output);
-                }
+                Ok(detail) => return Ok((output, detail)),
                 Err(why) if began.elapsed() >= limit => {
                     let why = if limit.is_zero() {
                         why
                     } else {
                         format!("{why} (after {:.0} s)", limit.as_secs_f32())
                     };
-                    let evidence = Some((shown(host, command), output));
-                    return Err(
-                        Broken { what: what.into(), why, evidence, hosts: vec![Arc::clone(host)] }.into()
-                    );
+                    return Err(broken(what, why, host, command, output));
                 }
                 Err(_) => std::thread::sleep(AGAIN_AFTER),
             }
+        }
+    }
+
+    /// Judges a command that ran already.
+    pub(super) fn judged(
+        &self,
+        what: &str,
+        host: &Arc<Host>,
+        command: &str,
+        output: &Output,
+        judge: &dyn Fn(&Output) -> Verdict,
+    ) -> anyhow::Result<()> {
+        match judge(output) {
+            Ok(detail) => {
+                self.report.checked(what, &[shown(host, command)], &detail, output.took);
+                Ok(())
+            }
+            Err(why) => Err(broken(what, why, host, command, output.clone())),
         }
     }
 
@@ -67,8 +95,7 @@ impl Teller<'_> {
         let output = host.run_within(Duration::from_secs(20), command, "")?;
         if !output.is_success() {
             let why = format!("the command failed, {}", output.ending());
-            let evidence = Some((shown(host, command), output));
-            return Err(Broken { what: what.into(), why, evidence, hosts: vec![Arc::clone(host)] }.into());
+            return Err(broken(what, why, host, command, output));
         }
         self.report.did(what, &[shown(host, command)], output.took);
         Ok(output.stdout.trim_end().to_string())
@@ -93,6 +120,11 @@ impl Teller<'_> {
     }
 }
 
+fn broken(what: &str, why: String, host: &Arc<Host>, command: &str, output: Output) -> anyhow::Error {
+    let evidence = Some((shown(host, command), output));
+    Broken { what: what.into(), why, evidence, hosts: vec![Arc::clone(host)] }.into()
+}
+
 /// As a person would type it there.
 pub(super) fn shown(host: &Host, command: &str) -> String {
     format!("{}$ {command}", host.name())
@@ -108,7 +140,8 @@ pub(super) fn says(text: &str) -> impl Fn(&Output) -> Verdict {
     move |output| {
         succeeds(output)?;
         if output.stdout.contains(text) {
-            Ok(output.stdout.lines().find(|line| line.contains(text)).unwrap_or_default().trim().to_string())
+            let line = output.stdout.lines().find(|line| line.contains(text)).unwrap_or_default().trim();
+            Ok(line.chars().take(MAX_DETAIL).collect())
         } else {
             Err(format!("it does not say {text:?}"))
         }

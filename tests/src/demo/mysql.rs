@@ -38,7 +38,7 @@ pub(super) fn install(host: &Arc<Host>) -> anyhow::Result<()> {
 
 /// Starts the server and waits until it answers.
 pub(super) fn start(host: &Arc<Host>) -> anyhow::Result<Process> {
-    let server = host.start("mariadbd", command())?;
+    let server = host.start("mariadbd", command(), &[])?;
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if host.run(&format!("mysql --no-defaults --socket={SOCKET} -e 'SELECT 1'"))?.is_success() {
@@ -60,7 +60,8 @@ pub(super) fn start_new(host: &Arc<Host>) -> anyhow::Result<Process> {
     Ok(server)
 }
 
-fn command() -> &'static str {
+/// How the server is started.
+pub(super) fn command() -> &'static str {
     "mariadbd --no-defaults --user=root --datadir=/var/lib/mysql --socket=/run/mysqld.sock \
      --pid-file=/run/mysqld.pid --bind-address=0.0.0.0 --port=3306 --skip-name-resolve \
      --innodb-flush-log-at-trx-commit=2"

@@ -16,7 +16,7 @@ pub(super) fn run(teller: &Teller<'_>, fabric: &Fabric) -> anyhow::Result<()> {
         fabric.hosts().into_iter().filter(|host| host.plan.network.is_some()).collect();
     let listeners = hosts
         .iter()
-        .map(|host| host.start("listener", &format!("bookinfo details --port {PORT}")))
+        .map(|host| host.start("listener", &format!("bookinfo details --port {PORT}"), &[]))
         .collect::<anyhow::Result<Vec<_>>>()?;
     for host in &hosts {
         await_listener(host)?;

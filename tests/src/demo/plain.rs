@@ -35,7 +35,7 @@ fn bookinfo(teller: &Teller<'_>, fabric: &Fabric) -> anyhow::Result<()> {
     let database = fabric.host("mysql")?;
     mysql::install(&database)?;
     let _server = mysql::start_new(&database)?;
-    let program = |host: &str, command: &str| fabric.host(host)?.start("bookinfo", command);
+    let program = |host: &str, command: &str| fabric.host(host)?.start("bookinfo", command, &[]);
     let _running = [
         program(
             "productpage",

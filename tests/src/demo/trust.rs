@@ -1,0 +1,340 @@
+//! Step 5: what crosses the border is TLS, and who is not meant to is refused.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::bookinfo::PAGE;
+use super::check::{Teller, Verdict, shown, succeeds};
+use super::mesh::{AGENT_DATA, GATEWAY_DATA, Mesh};
+use super::tls_records;
+use super::wire_bytes::{base64, discovery_request, forged_export};
+use crate::host::{Host, Output};
+use crate::topology::Network::{self, East, Site, West};
+
+const DATABASE: &str = "outbound_.3306_._.mysqldb.vm.mesh.internal";
+const REFUSALS: &str =
+    "curl -s http://127.0.0.1:15020/metrics | grep -E '^isthmus_(tls_refused|rbac_denied)'";
+const COUNTED_WITHIN: Duration = Duration::from_secs(5);
+
+pub(super) fn run(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
+    only_tls_on_the_border(teller, mesh)?;
+    if mesh.breaks("trust") {
+        let command = "kubectl delete authorizationpolicy -n vm mysqldb";
+        teller.act("(broken on purpose: MySQL's policy is gone)", &mesh.control_plane(West)?, command)?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    refused_clients(teller, mesh)?;
+    end_to_end(teller, mesh)?;
+    gateways_hold_no_keys(teller, mesh)?;
+    others_configuration(teller, mesh)?;
+    others_exports(teller, mesh)
+}
+
+fn only_tls_on_the_border(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
+    let (gateway, page) = (mesh.gateway(West)?, mesh.host("productpage")?);
+    let capture = "tcpdump -Z root -i border -s 0 -U -w /run/border.pcap tcp";
+    let read = "tcpdump -Z root -nn -x -r /run/border.pcap";
+    let began = Instant::now();
+    let tcpdump = gateway.start("tcpdump", capture, &[])?;
+    teller.silently(COUNTED_WITHIN, "tcpdump listens", &gateway, "test -s /run/border.pcap", succeeds)?;
+    for _ in 0..5 {
+        page.run(PAGE)?;
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    tcpdump.signal(Signal::SIGINT)?;
+    // What it wrote is read either way.
+    let _ = tcpdump.ended_within(Duration::from_secs(3));
+    let output = gateway.run(read)?;
+    gateway.must("rm /var/log/isthmus/tcpdump.log")?;
+    let streams = tls_records::read(&output.stdout);
+    let verdict = if !streams.other.is_empty() {
+        Err(streams.other.join("; "))
+    } else if streams.tls < 10 {
+        Err(format!("only {} streams were seen", streams.tls))
+    } else {
+        Ok(format!(
+            "{} streams, {} records, {} bytes: every byte is in a TLS record",
+            streams.tls, streams.records, streams.bytes
+        ))
+    };
+    let commands = [shown(&gateway, capture), shown(&page, PAGE), shown(&gateway, read)];
+    teller.note(
+        "a capture of the border link shows only TLS records",
+        &commands,
+        began.elapsed(),
+        verdict,
+        vec![gateway],
+    )
+}
+
+/// openssl as a client of MySQL's agent; it waits for what the server says first.
+fn client(connect: &str, identity: &str) -> String {
+    format!(
+        "(sleep 1) | openssl s_client -quiet -verify_quiet -connect {connect} -servername {DATABASE} -alpn istio {identity}"
+    )
+}
+
+fn own_identity(data: &str) -> String {
+    format!(
+        "-cert {data}/identity/cert-chain.pem -cert_chain {data}/identity/cert-chain.pem -key {data}/identity/key.pem"
+    )
+}
+
+fn refused_clients(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
+    let (vm, stranger) = (mesh.host("vm")?, mesh.host("site-client")?);
+    let direct = format!("{}:3306", vm.plan.address);
+    let through_gateway = format!("{}:15443", Site.border());
+    teller.check(
+        "ratings' certificate gets MySQL's greeting",
+        &mesh.host("ratings")?,
+        &client(&through_gateway, &own_identity(AGENT_DATA)),
+        |output| {
+            if output.stdout.contains("mysql_native_password") {
+                Ok("MariaDB greets".into())
+            } else {
+                Err("no greeting of MySQL".into())
+            }
+        },
+    )?;
+    let before = refusals(&vm)?;
+    other_root(&stranger)?;
+    teller.check("a client without a certificate is refused", &stranger, &client(&direct, ""), is_refused)?;
+    let other = "-cert /tmp/other/leaf.pem -key /tmp/other/leaf-key.pem";
+    teller.check(
+        "one with a certificate of another root is refused",
+        &stranger,
+        &client(&direct, other),
+        is_refused,
+    )?;
+    teller.check(
+        "trust: reviews' certificate, which no policy lists, is refused",
+        &mesh.host("reviews-v3")?,
+        &client(&through_gateway, &own_identity(AGENT_DATA)),
+        is_refused,
+    )?;
+    let plain = format!("mysql -h {} -u root -ppassword --connect-timeout=3 -e 'SELECT 1'", vm.plan.address);
+    teller.check("plain MySQL from a second host of the site is refused", &stranger, &plain, |output| {
+        if output.is_success() { Err("it was let in".into()) } else { Ok(last_line(&output.stderr)) }
+    })?;
+    teller.within(COUNTED_WITHIN, "the refusals are in the agent's metrics", &vm, REFUSALS, |output| {
+        let (tls, policy) = counts(&output.stdout);
+        if tls >= before.0 + 2 && policy > before.1 {
+            Ok(output.stdout.trim().to_string())
+        } else {
+            Err(format!("before {before:?}, now {:?} (handshakes, policy)", (tls, policy)))
+        }
+    })?;
+    let log = "grep -E 'TLS_FAILURE|DENY' /var/log/isthmus/isthmus-vm-agent.log | tail -n 4";
+    teller.check("and in its log", &vm, log, |output| {
+        if output.stdout.contains("TLS_FAILURE") && output.stdout.contains("DENY") {
+            Ok(String::new())
+        } else {
+            Err("the log does not tell of both kinds".into())
+        }
+    })?;
+    Ok(())
+}
+
+fn is_refused(output: &Output) -> Verdict {
+    if output.stdout.contains("mysql_native_password") {
+        return Err("MySQL greets it".into());
+    }
+    Ok(output
+        .stderr
+        .lines()
+        .find(|line| line.contains("alert"))
+        .unwrap_or("closed without a greeting")
+        .trim()
+        .to_string())
+}
+
+fn last_line(text: &str) -> String {
+    text.lines().last().unwrap_or_default().to_string()
+}
+
+fn refusals(vm: &Arc<Host>) -> anyhow::Result<(u64, u64)> {
+    Ok(counts(&vm.run(REFUSALS)?.stdout))
+}
+
+/// Failed handshakes, and connections refused by policy.
+fn counts(metrics: &str) -> (u64, u64) {
+    let sum = |name: &str| {
+        let values =
+            metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
+        values.filter_map(|value| value.parse::<f64>().ok()).sum::<f64>() as u64
+    };
+    (sum("isthmus_tls_refused"), sum("isthmus_rbac_denied"))
+}
+
+/// A leaf with ratings' identity, under a root of somebody else.
+fn other_root(host: &Arc<Host>) -> anyhow::Result<()> {
+    let script = "mkdir -p /tmp/other && cd /tmp/other && \
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca-key.pem -out ca.pem -days 1 -subj /O=other && \
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout leaf-key.pem -out leaf.csr -subj / \
+          -addext 'subjectAltName=critical,URI:spiffe://cluster.local/ns/bookinfo/sa/bookinfo-ratings' && \
+        openssl x509 -req -in leaf.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 1 -copy_extensions copy -out leaf.pem";
+    host.must(script).map(|_| ())
+}
+
+/// The certificate that ratings' side sees is the VM's own.
+fn end_to_end(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
+    let (ratings, vm) = (mesh.host("ratings")?, mesh.host("vm")?);
+    let seen = format!(
+        "openssl s_client -connect {}:15443 -servername {DATABASE} -alpn istio {} </dev/null 2>/dev/null | \
+         openssl x509 -noout -serial -ext subjectAltName",
+        Site.border(),
+        own_identity(AGENT_DATA)
+    );
+    let own = format!("openssl x509 -noout -serial -in {AGENT_DATA}/identity/cert-chain.pem");
+    // It may rotate between the two looks.
+    let serial = || vm.must(&own);
+    teller.within(
+        COUNTED_WITHIN,
+        "through the gateway ratings sees the VM's own certificate",
+        &ratings,
+        &seen,
+        |output| {
+            let serial = serial().map_err(|error| error.to_string())?;
+            if output.stdout.contains(&serial)
+                && output.stdout.contains("spiffe://cluster.local/ns/vm/sa/mysqldb")
+            {
+                Ok(format!("{serial}, as `{}` says", shown(&vm, &own)))
+            } else {
+                Err(format!("the VM's is {serial}"))
+            }
+        },
+    )?;
+    Ok(())
+}
+
+fn gateways_hold_no_keys(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
+    let command = format!(
+        "grep -rl 'PRIVATE KEY' /run/home /tmp /var/lib /var/log /var/tmp /dev/shm; \
+         openssl x509 -noout -ext subjectAltName -in {GATEWAY_DATA}/identity/cert-chain.pem"
+    );
+    let began = Instant::now();
+    let mut commands = Vec::new();
+    for network in Network::ALL {
+        let gateway = mesh.gateway(network)?;
+        teller.silently(
+            Duration::ZERO,
+            "the gateways hold no workload's key",
+            &gateway,
+            &command,
+            |output| {
+                let keys: Vec<&str> = output.stdout.lines().filter(|line| line.starts_with('/')).collect();
+                let own = format!("{GATEWAY_DATA}/identity/key.pem");
+                let is_own = output.stdout.contains("/ns/istio-system/sa/istio-eastwestgateway");
+                if keys == [own.as_str()] && is_own {
+                    Ok(String::new())
+                } else {
+                    Err(format!("keys: {keys:?}"))
+                }
+            },
+        )?;
+        commands.push(shown(&gateway, &command));
+    }
+    commands.truncate(1);
+    teller.report.checked(
+        "the gateways hold no workload's key, only their own",
+        &commands,
+        "",
+        began.elapsed(),
+    );
+    Ok(())
+}
+
+/// reviews asks its control plane for ratings' and the VM's secrets and configuration.
+fn others_configuration(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
+    let reviews = mesh.host("reviews-v3")?;
+    for (whose, ip, namespace, account, name, kind) in [
+        (
+            "ratings' secrets",
+            "10.2.0.14",
+            "bookinfo",
+            "bookinfo-ratings",
+            "ratings",
+            "envoy.extensions.transport_sockets.tls.v3.Secret",
+        ),
+        (
+            "MySQL's configuration",
+            "10.3.0.20",
+            "vm",
+            "mysqldb",
+            "mysqldb-vm-10.3.0.20",
+            "envoy.config.listener.v3.Listener",
+        ),
+    ] {
+        let request = discovery_request(ip, namespace, account, name, &format!("type.googleapis.com/{kind}"));
+        let command = format!(
+            "echo {} | base64 -d | curl -s -m 5 -o /dev/null -D - --http2 --data-binary @- -H 'content-type: application/grpc' \
+             -H 'te: trailers' --cacert {AGENT_DATA}/identity/root-cert.pem --cert {AGENT_DATA}/identity/cert-chain.pem \
+             --key {AGENT_DATA}/identity/key.pem --resolve istiod.istio-system.svc:15012:{} \
+             https://istiod.istio-system.svc:15012/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+            base64(&request),
+            West.address(10)
+        );
+        teller.check(
+            &format!("reviews' certificate asks for {whose} and is refused"),
+            &reviews,
+            &command,
+            |output| {
+                // 7 is PERMISSION_DENIED.
+                if output.stdout.contains("grpc-status: 7") {
+                    let message = output.stdout.lines().find_map(|line| line.strip_prefix("grpc-message: "));
+                    Ok(message.unwrap_or("grpc-status: 7").trim().replace("%20", " "))
+                } else {
+                    Err("it is not answered with grpc-status 7".into())
+                }
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// West, with all its credentials, exports a service in the name of a third cluster.
+fn others_exports(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
+    let (west, east) = (mesh.control_plane(West)?, mesh.control_plane(East)?);
+    let secret = west.must(
+        "kubectl get secret -n istio-system isthmus-peer-east -o jsonpath='{.data.secret}' | base64 -d",
+    )?;
+    let prepare = "mkdir -p /tmp/peer && cd /tmp/peer && \
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out leaf.csr -subj / \
+          -addext 'subjectAltName=critical,DNS:default.west.federation.isthmus.internal,URI:spiffe://cluster.local/ns/istio-system/sa/istiod' && \
+        openssl x509 -req -in leaf.csr -CA /var/lib/isthmus/cacerts/ca-cert.pem -CAkey /var/lib/isthmus/cacerts/ca-key.pem \
+          -CAcreateserial -CAserial serial -days 1 -copy_extensions copy -out leaf.pem && cat leaf.pem /var/lib/isthmus/cacerts/cert-chain.pem > chain.pem";
+    west.must(prepare)?;
+    let name = "default.east.federation.isthmus.internal";
+    let host = "stolen.bookinfo.svc.cluster.local";
+    let command = format!(
+        "echo {} | base64 -d | curl -s -m 4 -o /tmp/peer/answer -D - --http2 --data-binary @- -H 'content-type: application/grpc' \
+         -H 'te: trailers' --cacert /var/lib/isthmus/cacerts/root-cert.pem --cert /tmp/peer/chain.pem --key /tmp/peer/key.pem \
+         --resolve {name}:15443:{} https://{name}:15443/isthmus.federation.v1.Federation/Link; cat /tmp/peer/answer | tr -c '[:print:]' ' '",
+        base64(&forged_export(&secret, "north", host)),
+        East.border()
+    );
+    teller.check("west exports a service as another cluster and is refused", &west, &command, |output| {
+        let text = &output.stdout;
+        let refused = text.contains("north") || text.contains("grpc-status: 7");
+        if refused { Ok(words_about(text, "north")) } else { Err("no refusal is told".into()) }
+    })?;
+    let lookup = format!("kubectl get --raw '/debug/isthmus/status' | grep -c {host}; true");
+    teller.check("and east has no such service", &east, &lookup, |output| {
+        if output.stdout.trim() == "0" || output.stdout.contains("refus") {
+            Ok(String::new())
+        } else {
+            Err("it is listed".into())
+        }
+    })?;
+    Ok(())
+}
+
+/// The printable words around one.
+fn words_about(text: &str, word: &str) -> String {
+    let Some(at) = text.find(word) else { return String::new() };
+    let from = text[..at].rfind("  ").map_or(0, |start| start + 2);
+    let to = text[at..].find("  ").map_or(text.len(), |end| at + end);
+    text[from..to].split_whitespace().collect::<Vec<_>>().join(" ")
+}
