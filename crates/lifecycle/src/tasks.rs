@@ -90,6 +90,16 @@ impl TaskGroup {
         });
     }
 
+    /// Runs one of very many tasks, such as a connection: without a watcher, which would double their number. A panic ends the
+    /// task alone and is written by the panic hook.
+    pub fn spawn_many<F>(&self, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+        tokio::spawn(self.tracker.track_future(future));
+    }
+
     /// How many tasks run, their watchers included.
     #[must_use]
     pub fn len(&self) -> usize {

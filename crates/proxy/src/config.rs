@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use isthmus_model::{ClusterId, Namespace, NetworkId};
 use isthmus_tls::Identity;
+use nix::libc;
 use tokio::net::TcpStream;
 
 /// The mark of the mesh's own sockets, which capture lets pass.
@@ -100,11 +101,18 @@ pub struct Netfilter;
 impl OriginalDestination for Netfilter {
     fn of(&self, connection: &TcpStream) -> io::Result<SocketAddr> {
         let socket = socket2::SockRef::from(connection);
-        let found = match connection.local_addr()? {
-            SocketAddr::V4(_) => socket.original_dst_v4(),
-            SocketAddr::V6(_) => socket.original_dst_v6(),
+        let local = connection.local_addr()?;
+        // A dual-stack listener sees IPv4 peers as mapped addresses, and conntrack knows them as IPv4.
+        let original = match local.ip().to_canonical() {
+            IpAddr::V4(_) => socket.original_dst_v4(),
+            IpAddr::V6(_) => socket.original_dst_v6(),
         };
-        found?.as_socket().ok_or_else(|| io::Error::other("the original destination is no IP address"))
+        match original {
+            Ok(address) => Ok(address.as_socket().unwrap_or(local)),
+            // Not tracked, so not redirected.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOPROTOOPT)) => Ok(local),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -1,0 +1,158 @@
+//! To an endpoint: socket, mark, source, TLS, all within the cluster's connect timeout.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_tls::{HandshakeError, PeerCertificate};
+use rustls::pki_types::ServerName;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use thiserror::Error;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
+
+use crate::balance::Endpoint;
+use crate::cluster::Cluster;
+use crate::resource::cluster::Keepalive;
+use crate::resource::tls::{ClientTls, Upstream};
+use crate::stream::Stream;
+
+/// Keepalive of every connection, below the idle limits of cloud balancers (four minutes and more).
+const KEEPALIVE: Keepalive = Keepalive {
+    probes: Some(4),
+    time: Some(Duration::from_secs(60)),
+    interval: Some(Duration::from_secs(15)),
+};
+
+/// Opens upstream connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Connector {
+    pub(crate) mark: Option<u32>,
+}
+
+/// An upstream connection.
+pub(crate) struct Connected {
+    pub(crate) stream: Stream,
+    /// The verified certificate of the upstream, when it is TLS.
+    pub(crate) peer: Option<PeerCertificate>,
+}
+
+/// Why an upstream connection failed, before it carried a byte.
+#[derive(Debug, Error)]
+pub(crate) enum ConnectError {
+    #[error("connect: {0}")]
+    Tcp(io::Error),
+    #[error("connect: no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    #[error("TLS: {0}")]
+    Tls(HandshakeError),
+}
+
+impl ConnectError {
+    /// A short word for metrics.
+    pub(crate) fn cause(&self) -> &'static str {
+        match self {
+            Self::Tcp(error) if error.kind() == io::ErrorKind::ConnectionRefused => "connect_refused",
+            Self::Tcp(_) => "connect_failed",
+            Self::Timeout(_) => "connect_timeout",
+            Self::Tls(HandshakeError::Timeout(_)) => "tls_timeout",
+            Self::Tls(error) => error.label(),
+        }
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Self::Tcp(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+}
+
+impl Connector {
+    /// Connects to an endpoint of a cluster, handshake included.
+    pub(crate) async fn connect(
+        &self,
+        cluster: &Cluster,
+        address: SocketAddr,
+        transport: &Upstream,
+    ) -> Result<Connected, ConnectError> {
+        let config = &cluster.config;
+        let deadline = Instant::now() + config.connect_timeout;
+        let keepalive = config.keepalive.unwrap_or(KEEPALIVE);
+        let opened = self.open(address, config.source_for(address.ip()), &keepalive);
+        let stream = match tokio::time::timeout_at(deadline, opened).await {
+            Ok(opened) => opened.map_err(ConnectError::Tcp)?,
+            Err(_) => return Err(ConnectError::Timeout(config.connect_timeout)),
+        };
+        match transport {
+            Upstream::Plain => Ok(Connected { stream: Stream::Plain(stream), peer: None }),
+            Upstream::Tls(tls) => {
+                let handshake = Box::pin(encrypt(tls, address, stream, deadline));
+                handshake.await.map_err(|error| match error {
+                    // What was configured says more than what was left of it.
+                    HandshakeError::Timeout(_) => {
+                        ConnectError::Tls(HandshakeError::Timeout(config.connect_timeout))
+                    }
+                    error => ConnectError::Tls(error),
+                })
+            }
+        }
+    }
+
+    /// Whether an endpoint takes connections, its TLS handshake included.
+    pub(crate) async fn probe(&self, cluster: &Cluster, endpoint: &Endpoint) -> Result<(), ConnectError> {
+        let connected = self.connect(cluster, endpoint.address(), &endpoint.transport).await?;
+        connected.stream.abandon();
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        keepalive: &Keepalive,
+    ) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark)?;
+        }
+        if let Some(source) = source {
+            // The port is chosen at connect: otherwise all destinations share one set of ports.
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        tune(&socket, keepalive)?;
+        TcpSocket::from_std_stream(socket.into()).connect(address).await
+    }
+}
+
+/// What every connection has: no delay for small writes, keepalive.
+pub(crate) fn tune_accepted(stream: &TcpStream) -> io::Result<()> {
+    tune(&SockRef::from(stream), &KEEPALIVE)
+}
+
+fn tune(socket: &Socket, keepalive: &Keepalive) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let mut params = TcpKeepalive::new();
+    if let Some(time) = keepalive.time {
+        params = params.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        params = params.with_interval(interval);
+    }
+    if let Some(probes) = keepalive.probes {
+        params = params.with_retries(probes);
+    }
+    socket.set_tcp_keepalive(&params)
+}
+
+async fn encrypt(
+    tls: &Arc<ClientTls>,
+    address: SocketAddr,
+    stream: TcpStream,
+    deadline: Instant,
+) -> Result<Connected, HandshakeError> {
+    let name = tls.server_name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
+    let left = deadline.saturating_duration_since(Instant::now());
+    let (stream, peer) = isthmus_tls::connect(stream, &tls.config, name, left).await?;
+    Ok(Connected { stream: Stream::Client(Box::new(stream)), peer: Some(peer) })
+}

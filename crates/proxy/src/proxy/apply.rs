@@ -1,0 +1,145 @@
+//! Taking resources over.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerProto;
+use prost::Name;
+
+use super::{Proxy, Rejection};
+use crate::cluster::Cluster;
+use crate::resource::assignment::Assignment;
+use crate::resource::cluster::{ClusterConfig, Kind};
+use crate::resource::listener::Listener;
+use crate::resource::{Checked, Invalid, decode};
+use crate::{resolve, shared};
+
+type Upserts = Vec<(Arc<str>, Bytes)>;
+
+pub(super) fn apply(proxy: &Proxy, type_url: &str, upserts: Upserts, removed: &[Arc<str>]) -> Vec<Rejection> {
+    type Put = fn(&Proxy, &Arc<str>, &[u8]) -> Checked<()>;
+    type Remove = fn(&Proxy, &str);
+    let (kind, put, remove): (&'static str, Put, Remove) = if type_url == ListenerProto::type_url() {
+        ("listener", put_listener, remove_listener)
+    } else if type_url == ClusterProto::type_url() {
+        ("cluster", put_cluster, remove_cluster)
+    } else if type_url == ClusterLoadAssignment::type_url() {
+        ("endpoints", put_endpoints, remove_endpoints)
+    } else {
+        return Vec::new();
+    };
+    let mut rejections = Vec::new();
+    for (name, bytes) in upserts {
+        if let Err(invalid) = put(proxy, &name, &bytes) {
+            tracing::warn!(kind, %name, reason = %invalid, "resource rejected, what was in force stays");
+            proxy.shared.metrics.rejected(kind);
+            rejections.push(Rejection { name, reason: invalid.to_string() });
+        }
+    }
+    for name in removed {
+        remove(proxy, name);
+    }
+    rejections
+}
+
+fn put_listener(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
+    let listener = Arc::new(Listener::compile(name, bytes, &proxy.shared.tls)?);
+    if listener.bound {
+        proxy
+            .listen(&listener)
+            .map_err(|error| Invalid::new("address", format!("{}: {error}", listener.address)))?;
+    }
+    let mut listeners = proxy.shared.tables.listeners.write();
+    if !listener.bound
+        && let Some(other) = listeners.by_address.get(&listener.address)
+        && other.name != *name
+    {
+        let problem = format!("{} is already that of listener {:?}", listener.address, other.name);
+        return Err(Invalid::new("address", problem));
+    }
+    let former = listeners.by_name.insert(Arc::clone(name), Arc::clone(&listener));
+    if let Some(former) = &former
+        && !former.bound
+    {
+        listeners.by_address.remove(&former.address);
+    }
+    if !listener.bound {
+        listeners.by_address.insert(listener.address, Arc::clone(&listener));
+    }
+    drop(listeners);
+    if !listener.bound && former.is_some_and(|former| former.bound) {
+        proxy.unlisten(name);
+    }
+    Ok(())
+}
+
+fn remove_listener(proxy: &Proxy, name: &str) {
+    let mut listeners = proxy.shared.tables.listeners.write();
+    let Some(former) = listeners.by_name.remove(name) else { return };
+    if former.bound {
+        drop(listeners);
+        proxy.unlisten(name);
+    } else {
+        listeners.by_address.remove(&former.address);
+    }
+}
+
+fn put_cluster(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
+    let config = ClusterConfig::compile(name, bytes, &proxy.shared.tls)?;
+    let tables = &proxy.shared.tables;
+    let former = tables.cluster(name);
+    let cluster = Arc::new(Cluster::new(config, former.as_deref()));
+    if let Kind::Eds(service) = &cluster.config.kind {
+        let known = tables.assignments.read().get(service).cloned();
+        if let Some(assignment) = known {
+            cluster.assign(&assignment);
+        }
+    }
+    for host in cluster.ejected() {
+        proxy.shared.outliers.watch(&cluster, &host);
+    }
+    resolve::start(&proxy.shared, &cluster);
+    tables.clusters.write().insert(Arc::clone(name), cluster);
+    Ok(())
+}
+
+fn remove_cluster(proxy: &Proxy, name: &str) {
+    let tables = &proxy.shared.tables;
+    let Some(former) = tables.clusters.write().remove(name) else { return };
+    if let Kind::Eds(service) = &former.config.kind
+        && users(tables, service).is_empty()
+    {
+        tables.assignments.write().remove(service);
+    }
+}
+
+fn put_endpoints(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
+    let load: ClusterLoadAssignment = decode(bytes)?;
+    let assignment = Arc::new(Assignment::compile(&load, false)?);
+    let tables = &proxy.shared.tables;
+    tables.assignments.write().insert(Arc::clone(name), Arc::clone(&assignment));
+    for cluster in users(tables, name) {
+        cluster.assign(&assignment);
+    }
+    Ok(())
+}
+
+fn remove_endpoints(proxy: &Proxy, name: &str) {
+    let tables = &proxy.shared.tables;
+    tables.assignments.write().remove(name);
+    for cluster in users(tables, name) {
+        cluster.forget_endpoints();
+    }
+}
+
+/// Clusters that take their endpoints under this EDS name: usually the one of that name.
+fn users(tables: &shared::Tables, service: &str) -> Vec<Arc<Cluster>> {
+    let uses = |cluster: &Arc<Cluster>| matches!(&cluster.config.kind, Kind::Eds(of) if **of == *service);
+    let clusters = tables.clusters.read();
+    match clusters.get(service) {
+        Some(cluster) if uses(cluster) => vec![Arc::clone(cluster)],
+        _ => clusters.values().filter(|cluster| uses(cluster)).cloned().collect(),
+    }
+}

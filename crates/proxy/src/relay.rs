@@ -1,0 +1,286 @@
+//! Joins two streams until both have ended.
+//!
+//! An idle connection holds no buffer: one is borrowed from a small store of its thread when there is something to read, and
+//! goes back when all of it was written. Where both sides are plain TCP, a direction that moves much does so inside the
+//! kernel (splice), with a pipe borrowed in the same way; small messages stay in user space, where they cost fewer calls.
+
+mod splice;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use isthmus_lifecycle::Signal;
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::balance::Host;
+use crate::stream::{Stream, reset};
+use splice::Splice;
+use store::Buffer;
+
+/// When a relay gives up by itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Patience {
+    /// Without a byte in either direction; none: for ever.
+    pub(crate) idle: Option<Duration>,
+    /// In all.
+    pub(crate) until: Option<Instant>,
+}
+
+impl Patience {
+    /// When to look next.
+    fn next(&self) -> Instant {
+        const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+        let idle = Instant::now() + self.idle.unwrap_or(NEVER).min(NEVER);
+        self.until.map_or(idle, |until| until.min(idle))
+    }
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Both sides said their end.
+    Finished,
+    /// The downstream connection broke.
+    Downstream(io::Error),
+    /// The upstream connection broke.
+    Upstream(io::Error),
+    /// No byte for too long.
+    Idle,
+    /// It reached its longest life.
+    Expired,
+    /// The proxy stops.
+    Cut,
+}
+
+/// Bytes moved, as they move.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Meter {
+    /// From upstream to downstream.
+    pub(crate) sent: Counter,
+    /// From downstream to upstream.
+    pub(crate) received: Counter,
+}
+
+/// What was moved and how it ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) end: End,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Half {
+    total: u64,
+    state: State,
+    /// Kept while there are bytes that the other side did not take yet.
+    pending: Option<Box<Pending>>,
+    splice: Splice,
+    dirty: bool,
+    counter: Counter,
+    /// Hears of the first byte.
+    first: Option<Arc<Host>>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// The reader has ended, the writer is to learn of it.
+    Closing,
+    Closed,
+}
+
+#[derive(Debug)]
+struct Pending {
+    buffer: Buffer,
+    from: usize,
+    to: usize,
+}
+
+/// What failed: the side that was read from or the one written to.
+enum Failure {
+    Reader(io::Error),
+    Writer(io::Error),
+}
+
+/// Joins `downstream` and `upstream`. The host hears of the first byte that upstream sends.
+pub(crate) async fn relay(
+    mut downstream: Stream,
+    mut upstream: Stream,
+    host: Option<Arc<Host>>,
+    meter: Meter,
+    patience: Patience,
+    stop: &Signal,
+) -> Outcome {
+    let mut received = Half { counter: meter.received, ..Half::default() };
+    let mut sent = Half { counter: meter.sent, first: host, ..Half::default() };
+    let end = {
+        let mut cut = pin!(stop.cut());
+        let mut timer = pin!(tokio::time::sleep_until(patience.next()));
+        let mut seen = 0;
+        std::future::poll_fn(|cx| {
+            if cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Cut);
+            }
+            // Both directions before either's result: what one has read when the other breaks is not lost.
+            let up = received.poll(cx, &mut downstream, &mut upstream);
+            let down = sent.poll(cx, &mut upstream, &mut downstream);
+            match (up, down) {
+                (Poll::Ready(Err(Failure::Reader(error))), _)
+                | (_, Poll::Ready(Err(Failure::Writer(error)))) => {
+                    return Poll::Ready(End::Downstream(error));
+                }
+                (Poll::Ready(Err(Failure::Writer(error))), _)
+                | (_, Poll::Ready(Err(Failure::Reader(error)))) => {
+                    return Poll::Ready(End::Upstream(error));
+                }
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Finished),
+                _ => {}
+            }
+            // The timer is not wound at each byte: when it rings it looks whether any came.
+            loop {
+                ready!(timer.as_mut().poll(cx));
+                let total = received.total + sent.total;
+                if patience.until.is_some_and(|until| Instant::now() >= until) {
+                    return Poll::Ready(End::Expired);
+                }
+                if total == std::mem::replace(&mut seen, total) && patience.idle.is_some() {
+                    return Poll::Ready(End::Idle);
+                }
+                timer.as_mut().reset(patience.next());
+            }
+        })
+        .await
+    };
+    if !matches!(end, End::Finished) {
+        // A broken connection must not look like a finished one to the other side.
+        reset(downstream.tcp());
+        reset(upstream.tcp());
+    }
+    Outcome { sent: sent.total, received: received.total, end }
+}
+
+impl Half {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut Stream,
+        writer: &mut Stream,
+    ) -> Poll<Result<(), Failure>> {
+        loop {
+            match self.state {
+                State::Closed => return Poll::Ready(Ok(())),
+                State::Closing => {
+                    let closed = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
+                    self.state = State::Closed;
+                    match closed {
+                        // The peer closed first: nothing is left to say.
+                        Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                        Err(error) => return Poll::Ready(Err(Failure::Writer(error))),
+                        Ok(()) => {}
+                    }
+                }
+                State::Open => {
+                    if self.splice.is_on()
+                        && let (Some(from), Some(to)) = (reader.bare(), writer.bare())
+                    {
+                        let moved = self.splice.poll(cx, from, to);
+                        let count = self.splice.take_moved();
+                        self.count(count);
+                        match ready!(moved)? {
+                            splice::Step::Ended => self.state = State::Closing,
+                            splice::Step::Small => {}
+                        }
+                        continue;
+                    }
+                    ready!(self.poll_copy(cx, reader, writer))?;
+                }
+            }
+        }
+    }
+
+    /// Reads once and writes all of it.
+    fn poll_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut Stream,
+        writer: &mut Stream,
+    ) -> Poll<Result<(), Failure>> {
+        if let Some(pending) = &mut self.pending {
+            while pending.from < pending.to {
+                let bytes = &pending.buffer[pending.from..pending.to];
+                match ready!(Pin::new(&mut *writer).poll_write(cx, bytes)) {
+                    Ok(0) => return Poll::Ready(Err(Failure::Writer(io::ErrorKind::WriteZero.into()))),
+                    Ok(count) => pending.from += count,
+                    Err(error) => return Poll::Ready(Err(Failure::Writer(error))),
+                }
+            }
+            self.pending = None;
+        }
+        let mut buffer = Buffer::take();
+        let mut view = ReadBuf::new(&mut buffer);
+        match Pin::new(&mut *reader).poll_read(cx, &mut view) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Reader(error))),
+            Poll::Pending => {
+                // TLS keeps small writes until asked.
+                if self.dirty {
+                    match Pin::new(&mut *writer).poll_flush(cx) {
+                        Poll::Ready(Ok(())) => self.dirty = false,
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Writer(error))),
+                        Poll::Pending => {}
+                    }
+                }
+                return Poll::Pending;
+            }
+        }
+        let count = view.filled().len();
+        if count == 0 {
+            self.state = State::Closing;
+            return Poll::Ready(Ok(()));
+        }
+        self.count(count as u64);
+        self.dirty = true;
+        if count == buffer.len() && reader.bare().is_some() && writer.bare().is_some() {
+            self.splice.switch_on();
+        }
+        // Most writes are taken whole at once: then nothing is kept.
+        let mut from = 0;
+        while from < count {
+            match Pin::new(&mut *writer).poll_write(cx, &buffer[from..count]) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(Failure::Writer(io::ErrorKind::WriteZero.into())));
+                }
+                Poll::Ready(Ok(written)) => from += written,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Writer(error))),
+                Poll::Pending => {
+                    self.pending = Some(Box::new(Pending { buffer, from, to: count }));
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn count(&mut self, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        self.total += bytes;
+        self.counter.inc_by(bytes);
+        if let Some(host) = self.first.take() {
+            host.answered();
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Listeners.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::listener::v3 as proto;
+
+use super::chain::Chain;
+use super::tls::Configurations;
+use super::{Checked, Invalid, Within, cidr, decode, duration, port, socket_address};
+use crate::chains::{Builder, Chains, Criteria, Transport};
+
+/// A compiled listener.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) name: Arc<str>,
+    pub(crate) address: SocketAddr,
+    /// It has a socket of its own; others are found by original destination.
+    pub(crate) bound: bool,
+    /// Its connections were redirected: their original destination counts.
+    pub(crate) captures: bool,
+    /// Its connections go on to the listener of their original destination.
+    pub(crate) hands_over: bool,
+    pub(crate) direction: Direction,
+    /// Time for the first bytes, where the listener sets one.
+    pub(crate) detection: Option<Duration>,
+    pub(crate) chains: Chains,
+}
+
+/// Which way connections pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From the workload.
+    Outbound,
+    /// To the workload.
+    Inbound,
+    /// Through a gateway.
+    Through,
+}
+
+impl Listener {
+    pub(crate) fn compile(name: &Arc<str>, bytes: &[u8], tls: &Configurations) -> Checked<Self> {
+        let listener: proto::Listener = decode(bytes)?;
+        let refuse = |set: bool, field: &str| if set { Err(Invalid::unsupported(field)) } else { Ok(()) };
+        refuse(!listener.additional_addresses.is_empty(), "additional_addresses")?;
+        refuse(listener.api_listener.is_some(), "api_listener")?;
+        refuse(listener.udp_listener_config.is_some(), "udp_listener_config")?;
+        refuse(listener.filter_chain_matcher.is_some(), "filter_chain_matcher")?;
+        refuse(listener.transparent.is_some_and(|on| on.value), "transparent")?;
+        let mut captures = false;
+        for (position, filter) in listener.listener_filters.iter().enumerate() {
+            let known = |part: &str| filter.name.contains(part);
+            captures |= known("original_dst");
+            if !(known("original_dst") || known("tls_inspector") || known("http_inspector")) {
+                let problem = format!("filter {:?} is not supported by this proxy", filter.name);
+                return Err(Invalid::new(format!("listener_filters[{position}]"), problem));
+            }
+        }
+        #[expect(deprecated, reason = "older control planes bind so")]
+        let old_bind = listener.deprecated_v1.as_ref().and_then(|v1| v1.bind_to_port);
+        let hands_over = listener.use_original_dst.is_some_and(|on| on.value);
+        let bound = listener.bind_to_port.or(old_bind).is_none_or(|on| on.value);
+        let direction = match TrafficDirection::try_from(listener.traffic_direction) {
+            Ok(TrafficDirection::Inbound) => Direction::Inbound,
+            Ok(TrafficDirection::Outbound) => Direction::Outbound,
+            _ if &**name == crate::proxy::INBOUND => Direction::Inbound,
+            // Found by original destination: only what leaves the workload is.
+            _ if hands_over || !bound => Direction::Outbound,
+            _ => Direction::Through,
+        };
+        let waits = duration("listener_filters_timeout", listener.listener_filters_timeout.as_ref())?;
+        Ok(Self {
+            name: Arc::clone(name),
+            address: socket_address(listener.address.as_ref())?,
+            bound,
+            captures: captures || hands_over,
+            hands_over,
+            direction,
+            detection: waits.filter(|waits| !waits.is_zero()),
+            chains: chains(&listener, tls)?,
+        })
+    }
+}
+
+fn chains(listener: &proto::Listener, tls: &Configurations) -> Checked<Chains> {
+    let mut builder = Builder::default();
+    for (position, chain) in listener.filter_chains.iter().enumerate() {
+        let field = || match chain.name.as_str() {
+            "" => format!("filter_chains[{position}]"),
+            name => format!("filter_chains[{name:?}]"),
+        };
+        let compiled = Arc::new(Chain::compile(chain, tls).within(field())?);
+        let criteria = criteria(chain.filter_chain_match.as_ref()).within(field())?;
+        builder.add(&criteria, &compiled).map_err(|other| {
+            Invalid::new(
+                format!("{}.filter_chain_match", field()),
+                format!("equals that of {:?}", other.name),
+            )
+        })?;
+    }
+    if let Some(chain) = &listener.default_filter_chain {
+        builder.set_default(Arc::new(Chain::compile(chain, tls).within("default_filter_chain")?));
+    }
+    Ok(builder.build())
+}
+
+fn criteria(of: Option<&proto::FilterChainMatch>) -> Checked<Criteria> {
+    let Some(of) = of else { return Ok(Criteria::default()) };
+    let refuse = |set: bool, field: &str| {
+        if set { Err(Invalid::unsupported(format!("filter_chain_match.{field}"))) } else { Ok(()) }
+    };
+    refuse(!of.source_prefix_ranges.is_empty(), "source_prefix_ranges")?;
+    refuse(!of.direct_source_prefix_ranges.is_empty(), "direct_source_prefix_ranges")?;
+    refuse(!of.source_ports.is_empty(), "source_ports")?;
+    refuse(of.source_type != 0, "source_type")?;
+    refuse(!of.address_suffix.is_empty() || of.suffix_len.is_some(), "address_suffix")?;
+    let networks = of.prefix_ranges.iter().map(|range| cidr("filter_chain_match.prefix_ranges", range));
+    let transport = match of.transport_protocol.as_str() {
+        "" => Transport::Any,
+        "tls" => Transport::Tls,
+        "raw_buffer" => Transport::Plain,
+        other => {
+            let problem = format!("{other:?} is neither tls nor raw_buffer");
+            return Err(Invalid::new("filter_chain_match.transport_protocol", problem));
+        }
+    };
+    let names = of.server_names.iter().map(|name| {
+        let partial = name.contains('*') && !name.starts_with("*.");
+        if partial || name.is_empty() {
+            let problem = format!("{name:?}: only a whole first label may be \"*\"");
+            return Err(Invalid::new("filter_chain_match.server_names", problem));
+        }
+        Ok(name.to_ascii_lowercase())
+    });
+    Ok(Criteria {
+        port: match &of.destination_port {
+            None => None,
+            Some(value) => Some(port("filter_chain_match.destination_port", value.value)?),
+        },
+        networks: networks.collect::<Checked<_>>()?,
+        server_names: names.collect::<Checked<_>>()?,
+        transport,
+        protocols: of.application_protocols.clone(),
+    })
+}

@@ -1,0 +1,153 @@
+//! The streams that are joined: plain TCP, and TLS of either side.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::{client, server};
+
+/// One side of a connection.
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    /// Plain, with bytes that were read before.
+    Begun(Prefixed),
+    Client(Box<client::TlsStream<TcpStream>>),
+    Server(Box<server::TlsStream<Prefixed>>),
+}
+
+/// A TCP stream whose first bytes were already read.
+#[derive(Debug)]
+pub(crate) struct Prefixed {
+    prefix: Vec<u8>,
+    read: usize,
+    inner: TcpStream,
+}
+
+impl Prefixed {
+    pub(crate) fn new(prefix: Vec<u8>, inner: TcpStream) -> Self {
+        Self { prefix, read: 0, inner }
+    }
+}
+
+impl Stream {
+    /// Plain, after `first` bytes.
+    pub(crate) fn plain(first: Vec<u8>, inner: TcpStream) -> Self {
+        if first.is_empty() { Self::Plain(inner) } else { Self::Begun(Prefixed::new(first, inner)) }
+    }
+
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Begun(begun) => &begun.inner,
+            Self::Client(tls) => tls.get_ref().0,
+            Self::Server(tls) => &tls.get_ref().0.inner,
+        }
+    }
+
+    /// Closes with a reset: the peer learns that this was no orderly end.
+    pub(crate) fn abandon(self) {
+        reset(self.tcp());
+    }
+
+    /// The socket itself, once nothing stands between it and the bytes.
+    pub(crate) fn bare(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            Self::Begun(begun) if begun.prefix.is_empty() => Some(&begun.inner),
+            _ => None,
+        }
+    }
+}
+
+/// The next close of this socket is a reset.
+pub(crate) fn reset(socket: &TcpStream) {
+    // It fails only for a socket that is gone, which is what is wanted. (tokio's own set_linger may block when dropped; zero
+    // does not.)
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.prefix.is_empty() {
+            return Pin::new(&mut this.inner).poll_read(cx, buffer);
+        }
+        let rest = &this.prefix[this.read..];
+        let count = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..count]);
+        this.read += count;
+        if this.read == this.prefix.len() {
+            this.prefix = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+macro_rules! on_each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match &mut *$self {
+            Stream::Plain($stream) => $call,
+            Stream::Begun($stream) => $call,
+            Stream::Client($stream) => $call,
+            Stream::Server($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        on_each!(self, stream => Pin::new(stream).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        on_each!(self, stream => Pin::new(stream).poll_write(cx, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

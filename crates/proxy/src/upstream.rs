@@ -1,0 +1,108 @@
+//! From a cluster to a connection: picks endpoints until one answers.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::access::{Flag, Peer, Record, Refusal};
+use crate::balance::Active;
+use crate::cluster::{Cluster, Occupied};
+use crate::connect::Connected;
+use crate::resource::cluster::Kind;
+use crate::shared::Shared;
+use crate::stream::Stream;
+
+/// An upstream connection with what counts it.
+pub(crate) struct Reached {
+    pub(crate) stream: Stream,
+    pub(crate) active: Option<Active>,
+    pub(crate) occupied: Occupied,
+}
+
+/// Connects. Nothing of the downstream was sent yet, so a failure costs it nothing while another endpoint answers: up to
+/// `attempts` are tried, each within the cluster's connect timeout.
+pub(crate) async fn reach(
+    shared: &Shared,
+    cluster: &Arc<Cluster>,
+    destination: SocketAddr,
+    attempts: u32,
+    record: &mut Record,
+) -> Result<Reached, Refusal> {
+    let Some(occupied) = cluster.occupy() else {
+        return Err(Refusal::new(Flag::Overflow, "the cluster's max_connections are in use"));
+    };
+    if matches!(cluster.config.kind, Kind::OriginalDestination) {
+        return original(shared, cluster, destination, occupied, record).await;
+    }
+    if tokio::time::timeout(cluster.config.connect_timeout, cluster.known()).await.is_err() {
+        return Err(Refusal::new(Flag::NoHealthyUpstream, "endpoints are not known yet"));
+    }
+    let mut tried = HashSet::new();
+    let mut last = None;
+    while record.attempts < attempts {
+        let Some(endpoint) = cluster.pick(&tried) else { break };
+        let address = endpoint.address();
+        record.attempts += 1;
+        record.upstream_address = Some(address);
+        let active = endpoint.host.begin();
+        match shared.connector.connect(cluster, address, &endpoint.transport).await {
+            Ok(Connected { stream, peer }) => {
+                endpoint.host.connected();
+                record.upstream = peer.as_ref().map(Peer::from);
+                record.endpoint = Some(endpoint);
+                return Ok(Reached { stream, active: Some(active), occupied });
+            }
+            Err(error) => {
+                tracing::debug!(cluster = %cluster.name(), endpoint = %address, %error, "endpoint failed");
+                shared.metrics.upstream_failed(error.cause());
+                shared.outliers.failed(cluster, &endpoint.host);
+                tried.insert(address);
+                last = Some(error);
+            }
+        }
+    }
+    Err(match last {
+        None => Refusal::new(Flag::NoHealthyUpstream, "no endpoint is healthy"),
+        Some(error) if record.attempts >= attempts => Refusal::new(Flag::RetryLimit, error.to_string()),
+        Some(error) => Refusal::new(Flag::UpstreamFailure, error.to_string()),
+    })
+}
+
+async fn original(
+    shared: &Shared,
+    cluster: &Arc<Cluster>,
+    destination: SocketAddr,
+    occupied: Occupied,
+    record: &mut Record,
+) -> Result<Reached, Refusal> {
+    record.attempts = 1;
+    record.upstream_address = Some(destination);
+    match shared.connector.connect(cluster, destination, &cluster.config.transport).await {
+        Ok(Connected { stream, peer }) => {
+            cluster.set_refusing(false);
+            record.upstream = peer.as_ref().map(Peer::from);
+            Ok(Reached { stream, active: None, occupied })
+        }
+        Err(error) => {
+            cluster.set_refusing(error.is_refused());
+            shared.metrics.upstream_failed(error.cause());
+            Err(Refusal::new(Flag::UpstreamFailure, error.to_string()))
+        }
+    }
+}
+
+/// Whether a workload's port that refused its last connection still does. The caller knows this before a handshake, and so
+/// can refuse while the client may still go elsewhere.
+pub(crate) async fn still_refuses(shared: &Shared, cluster: &Cluster, destination: SocketAddr) -> bool {
+    if !cluster.is_refusing() {
+        return false;
+    }
+    match shared.connector.connect(cluster, destination, &cluster.config.transport).await {
+        Ok(connected) => {
+            cluster.set_refusing(false);
+            connected.stream.abandon();
+            false
+        }
+        Err(error) => error.is_refused(),
+    }
+}

@@ -1,0 +1,15 @@
+//! The data path on loopback, with real mutual TLS. Only the original destination is told, since loopback captures nothing.
+#![expect(clippy::unwrap_used, reason = "what helps tests is a test")]
+
+#[path = "main/failover.rs"]
+mod failover;
+#[path = "main/gateway.rs"]
+mod gateway;
+#[path = "main/inbound.rs"]
+mod inbound;
+#[path = "main/outbound.rs"]
+mod outbound;
+#[path = "main/resources.rs"]
+mod resources;
+#[path = "main/support.rs"]
+mod support;
