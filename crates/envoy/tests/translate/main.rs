@@ -1,0 +1,9 @@
+//! Translation as facts: objects in, decoded resources out.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers")]
+
+mod bookinfo;
+mod cost;
+mod gateways;
+mod inbound;
+mod world;
