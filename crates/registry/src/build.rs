@@ -107,7 +107,7 @@ impl Registry {
             WorkloadKind::Pod => reader.pod(&key.namespace, tables.pod(&key.namespace, &key.name)?),
             WorkloadKind::Entry => {
                 let entry = tables.workload_entry(&key.namespace, &key.name)?;
-                Some(reader.entry(&key.namespace, &entry.meta, &entry.meta.name, &entry.spec))
+                Some(reader.entry(&key.namespace, entry))
             }
         }
     }

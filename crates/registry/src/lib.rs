@@ -9,7 +9,6 @@ mod build;
 pub mod config;
 mod declared;
 pub mod export;
-mod gateway;
 mod merge;
 mod peer;
 mod registry;

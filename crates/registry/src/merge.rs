@@ -7,7 +7,7 @@ use isthmus_model::{ClusterId, Endpoint, Namespace, Source, SpiffeId};
 use isthmus_resources::{Kind, Object, Resource, istio};
 
 use crate::allocate::Allocator;
-use crate::declared::Declared;
+use crate::declared::{Declared, selected_by};
 use crate::peer::{aggregates, imported_service, is_cluster_local};
 use crate::registry::Registry;
 use crate::snapshot::{MeshService, ServiceKey};
@@ -64,7 +64,7 @@ impl Registry {
         let declarations = clusters.filter_map(|cluster| {
             let object = self.sources[cluster].service(&key.namespace, name)?;
             let network = self.default_network(cluster);
-            self.reader(cluster, &network).kubernetes_service(&key.host, &key.namespace, object)
+            self.reader(cluster, &network).kubernetes_service(&key.namespace, object)
         });
         declarations.collect()
     }
@@ -85,12 +85,14 @@ impl Registry {
                 Object::ServiceEntry(object) => Some(object),
                 _ => None,
             })
-            .filter(|object| object.spec.hosts.iter().any(|host| host == key.host.as_str()))
+            .filter(|object| {
+                object.spec.hosts.iter().any(|host| host.eq_ignore_ascii_case(key.host.as_str()))
+            })
             .collect();
         objects.sort_by(|a, b| a.meta.age_key().cmp(&b.meta.age_key()));
         let network = self.default_network(own);
         let reader = self.reader(own, &network);
-        objects.into_iter().map(|object| reader.service_entry(&key.host, &key.namespace, object)).collect()
+        objects.into_iter().filter_map(|object| reader.service_entry(&key.host, object)).collect()
     }
 
     /// Our own cluster, then the others by name.
@@ -116,19 +118,14 @@ impl Registry {
         let mut keys = BTreeSet::new();
         let Some(tables) = self.sources.get(cluster) else { return keys };
         if entry {
-            let services = tables.services(namespace).filter(|service| {
-                !service.spec.selector.is_empty()
-                    && isthmus_model::Selector(service.spec.selector.clone()).matches(labels)
-            });
-            keys.extend(services.filter_map(|service| self.kubernetes_key(&service.meta.name, namespace)));
+            let services = tables.within(Kind::Service, namespace).filter(|o| selected_by(o, labels));
+            keys.extend(services.filter_map(|object| self.kubernetes_key(&object.meta().name, namespace)));
         }
         if *cluster != self.settings.cluster {
             return keys;
         }
-        for object in tables.within(Kind::ServiceEntry, namespace) {
-            let Object::ServiceEntry(object) = object else { continue };
-            let Some(selector) = &object.spec.workload_selector else { continue };
-            if isthmus_model::Selector(selector.labels.clone()).matches(labels) {
+        for object in tables.within(Kind::ServiceEntry, namespace).filter(|o| selected_by(o, labels)) {
+            if let Object::ServiceEntry(object) = object {
                 keys.extend(entry_keys(object));
             }
         }
@@ -141,7 +138,7 @@ pub(crate) fn entry_keys(object: &Resource<istio::ServiceEntry>) -> Vec<ServiceK
     let Some(namespace) = &object.meta.namespace else { return Vec::new() };
     let hosts = object.spec.hosts.iter();
     hosts
-        .filter_map(|host| match isthmus_model::Hostname::new(host.as_str()) {
+        .filter_map(|host| match isthmus_model::Hostname::new(host.to_ascii_lowercase()) {
             Ok(host) => Some(ServiceKey::new(host, namespace.clone())),
             Err(error) => {
                 tracing::warn!(object = %object.meta, %error, "host of a service entry left out");

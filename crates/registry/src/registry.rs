@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use isthmus_model::{ClusterId, Namespace, NetworkGateway, NetworkId, PeerChange, TrustDomain};
+use isthmus_resources::convert::{Site, network_gateways, workload_labels};
 use isthmus_resources::{Change, Event, Kind, Object};
 
 use crate::allocate::Allocator;
 use crate::config::is_config;
 use crate::declared::kubernetes_host;
-use crate::gateway::service_gateways;
 use crate::merge::entry_keys;
 use crate::peer::{Peer, Refused};
 use crate::snapshot::{Changes, ServiceKey, Snapshot, WorkloadKey, WorkloadKind};
@@ -225,12 +225,12 @@ impl Registry {
     }
 
     pub(crate) fn reader<'a>(&'a self, cluster: &'a ClusterId, network: &'a NetworkId) -> Reader<'a> {
-        Reader {
-            cluster,
-            trust_domain: &self.settings.trust_domain,
-            default_network: network,
-            tables: &self.sources[cluster],
-        }
+        Reader { site: self.site(cluster, network), tables: &self.sources[cluster] }
+    }
+
+    fn site<'a>(&'a self, cluster: &'a ClusterId, network: &'a NetworkId) -> Site<'a> {
+        let Settings { trust_domain, domain, .. } = &self.settings;
+        Site { cluster, trust_domain, domain, network }
     }
 
     pub(crate) fn kubernetes_key(&self, name: &str, namespace: &Namespace) -> Option<ServiceKey> {
@@ -243,9 +243,11 @@ impl Registry {
         let mut all: BTreeSet<NetworkGateway> =
             self.peers.values().flat_map(|peer| peer.gateways.iter().cloned()).collect();
         for (cluster, tables) in &self.sources {
+            let network = self.default_network(cluster);
+            let site = self.site(cluster, &network);
             for object in tables.all(Kind::Service) {
                 if let Object::Service(service) = object {
-                    all.extend(service_gateways(cluster, service));
+                    all.extend(network_gateways(site, service, tables.nodes()));
                 }
             }
         }
@@ -280,6 +282,8 @@ impl Registry {
             match object {
                 Object::Namespace(_) => self.touch_namespace(cluster, &meta.name),
                 Object::Node(_) => {
+                    // gateways by node port are at nodes' addresses
+                    self.dirty.gateways = true;
                     let pods = self.sources[cluster].pods_on(&meta.name);
                     for (namespace, pod) in pods {
                         self.touch_pod(cluster, &namespace, &pod);
@@ -305,7 +309,7 @@ impl Registry {
                 self.dirty.services.extend(self.selecting(cluster, &namespace, &pod.meta.labels, false));
             }
             Object::WorkloadEntry(entry) => {
-                let labels = entry.spec.labels.with(meta.labels.iter());
+                let labels = workload_labels(meta, &entry.spec);
                 self.dirty.services.extend(self.selecting(cluster, &namespace, &labels, true));
                 self.touch_workload(cluster, &namespace, &meta.name, WorkloadKind::Entry);
             }
@@ -376,11 +380,13 @@ impl Registry {
                 _ => {}
             }
         }
-        let pods: Vec<ObjectKey> = tables.keys(Kind::Pod).cloned().collect();
+        let pods = tables.keys(Kind::Pod).map(|key| (key.clone(), WorkloadKind::Pod));
+        let entries = tables.keys(Kind::WorkloadEntry).map(|key| (key.clone(), WorkloadKind::Entry));
+        let workloads: Vec<(ObjectKey, WorkloadKind)> = pods.chain(entries).collect();
         self.dirty.services.extend(services);
-        for (_, namespace, name) in pods {
+        for ((_, namespace, name), kind) in workloads {
             if let Some(namespace) = namespace {
-                self.touch_workload(cluster, &namespace, &name, WorkloadKind::Pod);
+                self.touch_workload(cluster, &namespace, &name, kind);
             }
         }
         self.dirty.gateways = true;

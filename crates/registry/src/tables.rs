@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use isthmus_model::Namespace;
+use isthmus_resources::convert::{Lookup, SERVICE_NAME_LABEL};
 use isthmus_resources::{Kind, Object, Resource, istio, kubernetes};
 
 /// Kind, namespace and name of an object.
 pub(crate) type ObjectKey = (Kind, Option<Namespace>, Arc<str>);
-
-/// Label of an EndpointSlice that names its service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// A Pod named by a slice of a service: namespace, pod, service, slice.
 type PodUse = (Namespace, Arc<str>, Arc<str>, Arc<str>);
@@ -110,12 +108,12 @@ impl Tables {
         }
     }
 
-    /// A node.
-    pub(crate) fn node(&self, name: &str) -> Option<&Arc<Resource<kubernetes::Node>>> {
-        match self.objects.get(&(Kind::Node, None, Arc::from(name)))? {
-            Object::Node(object) => Some(object),
+    /// All nodes.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Resource<kubernetes::Node>> {
+        self.all(Kind::Node).filter_map(|object| match object {
+            Object::Node(node) => Some(&**node),
             _ => None,
-        }
+        })
     }
 
     /// Slices of a service.
@@ -190,9 +188,22 @@ impl Tables {
     }
 }
 
+impl Lookup for Tables {
+    fn pod(&self, namespace: &str, name: &str) -> Option<&Resource<kubernetes::Pod>> {
+        Self::pod(self, &Namespace::new(namespace).ok()?, name).map(|pod| &**pod)
+    }
+
+    fn node(&self, name: &str) -> Option<&Resource<kubernetes::Node>> {
+        match self.objects.get(&(Kind::Node, None, Arc::from(name)))? {
+            Object::Node(node) => Some(node),
+            _ => None,
+        }
+    }
+}
+
 /// The service that a slice belongs to.
 pub(crate) fn service_of(slice: &Resource<kubernetes::EndpointSlice>) -> Option<Arc<str>> {
-    slice.meta.labels.get(SERVICE_NAME).map(Arc::from)
+    slice.meta.labels.get(SERVICE_NAME_LABEL).map(Arc::from)
 }
 
 fn pod_uses(

@@ -3,24 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use isthmus_model::{
-    ClusterId, Health, Labels, Locality, Namespace, NetworkId, SpiffeId, TlsMode, TrustDomain,
-};
-use isthmus_resources::{Meta, Resource, istio, kubernetes};
+use isthmus_model::{ClusterId, Health, Labels, Locality, Namespace, NetworkId, SpiffeId, TlsMode};
+use isthmus_resources::convert::{self, HEALTH_CHECKS_ANNOTATION, NETWORK_LABEL, Site, TLS_MODE_LABEL};
+use isthmus_resources::{Resource, istio, kubernetes};
 
 use crate::snapshot::{Workload, WorkloadKey, WorkloadKind};
 use crate::tables::Tables;
 
-const NETWORK: &str = "topology.istio.io/network";
-const TLS_MODE: &str = "security.istio.io/tlsMode";
-/// On entries whose agent reports health: without a `True` they take no traffic (`automatic health checks`).
-const HEALTH_CHECKED: &str = "proxy.istio.io/health-checks-enabled";
-
-/// What reading one cluster's objects needs to know.
+/// One cluster's objects with what reading them needs to know.
 pub(crate) struct Reader<'a> {
-    pub(crate) cluster: &'a ClusterId,
-    pub(crate) trust_domain: &'a TrustDomain,
-    pub(crate) default_network: &'a NetworkId,
+    pub(crate) site: Site<'a>,
     pub(crate) tables: &'a Tables,
 }
 
@@ -31,14 +23,15 @@ impl Reader<'_> {
             return None;
         }
         let meta = &pod.meta;
-        let network = label_network(&meta.labels).unwrap_or_else(|| self.default_network.clone());
-        let locality = self.pod_locality(pod);
+        let network = label_network(&meta.labels).unwrap_or_else(|| self.site.network.clone());
+        let locality = convert::pod_locality(pod, convert::Lookup::node(self.tables, &pod.spec.node));
+        // of several ports with one name the first counts
         let ports = pod.spec.ports.iter().filter(|port| port.tcp && !port.name.is_empty()).rev();
         Some(Workload {
             key: self.key(namespace, &meta.name, WorkloadKind::Pod),
             addresses: pod.spec.ips.iter().map(|ip| ip.to_string().into()).collect(),
-            labels: self.with_topology(&meta.labels, &locality, &network, &pod.spec.node),
-            identity: self.identity(namespace, &pod.spec.service_account),
+            labels: topology_labels(&meta.labels, &locality, self.site.cluster, &network, &pod.spec.node),
+            identity: self.account_identity(namespace, &pod.spec.service_account),
             tls: label_tls(&meta.labels).unwrap_or(TlsMode::Disabled),
             locality,
             network,
@@ -50,88 +43,55 @@ impl Reader<'_> {
         })
     }
 
-    /// A WorkloadEntry object, or an inline endpoint of a ServiceEntry under that name.
-    pub(crate) fn entry(
-        &self,
-        namespace: &Namespace,
-        meta: &Meta,
-        name: &Arc<str>,
-        entry: &istio::WorkloadEntry,
-    ) -> Workload {
-        let labels = entry.labels.with(meta.labels.iter());
-        let network = match NetworkId::new(entry.network.as_str()) {
+    /// A WorkloadEntry.
+    pub(crate) fn entry(&self, namespace: &Namespace, object: &Resource<istio::WorkloadEntry>) -> Workload {
+        let Resource { meta, spec } = object;
+        let labels = convert::workload_labels(meta, spec);
+        let network = match NetworkId::new(spec.network.as_str()) {
             Ok(network) if !network.is_unnamed() => network,
-            _ => label_network(&labels).unwrap_or_default(),
+            _ => label_network(&labels).unwrap_or_else(|| self.site.network.clone()),
         };
-        let locality = Locality::parse(&entry.locality);
-        let has_account = !entry.service_account.is_empty();
+        let locality = convert::workload_entry_locality(spec, Some(meta));
+        let has_account = !spec.service_account.is_empty();
         let by_account = if has_account { TlsMode::Istio } else { TlsMode::Disabled };
-        let checked = meta.annotations.get(HEALTH_CHECKED).is_some_and(|value| value == "true");
-        let healthy = !checked || entry.status.condition("Healthy") == Some("True");
+        let checked = meta.annotations.get(HEALTH_CHECKS_ANNOTATION) == Some("true");
+        let healthy = !checked || spec.status.condition("Healthy") == Some("True");
         Workload {
-            key: self.key(namespace, name, WorkloadKind::Entry),
-            addresses: if entry.address.is_empty() {
-                Vec::new()
-            } else {
-                vec![entry.address.as_str().into()]
-            },
+            key: self.key(namespace, &meta.name, WorkloadKind::Entry),
+            addresses: if spec.address.is_empty() { Vec::new() } else { vec![spec.address.as_str().into()] },
             tls: label_tls(&labels).unwrap_or(by_account),
-            labels: self.with_topology(&labels, &locality, &network, ""),
-            identity: if has_account { self.identity(namespace, &entry.service_account) } else { None },
+            labels: topology_labels(&labels, &locality, self.site.cluster, &network, ""),
+            identity: self.account_identity(namespace, &spec.service_account),
             locality,
             network,
-            ports: entry.ports.iter().map(|(name, port)| (name.as_str().into(), *port)).collect(),
-            weight: entry.weight.max(1),
+            ports: spec.ports.iter().map(|(name, port)| (name.as_str().into(), *port)).collect(),
+            weight: spec.weight.max(1),
             health: if healthy { Health::Healthy } else { Health::Unhealthy },
             hostname: None,
             subdomain: None,
         }
     }
 
+    /// The identity of a service account; none when it is empty or no certificate can carry it.
+    pub(crate) fn account_identity(&self, namespace: &Namespace, account: &str) -> Option<SpiffeId> {
+        if account.is_empty() {
+            return None;
+        }
+        let id = SpiffeId {
+            trust_domain: self.site.trust_domain.clone(),
+            namespace: namespace.clone(),
+            service_account: account.into(),
+        };
+        id.to_string().parse().ok()
+    }
+
     fn key(&self, namespace: &Namespace, name: &Arc<str>, kind: WorkloadKind) -> WorkloadKey {
         WorkloadKey {
-            cluster: self.cluster.clone(),
+            cluster: self.site.cluster.clone(),
             namespace: namespace.clone(),
             name: Arc::clone(name),
             kind,
         }
-    }
-
-    fn identity(&self, namespace: &Namespace, account: &str) -> Option<SpiffeId> {
-        let id = SpiffeId {
-            trust_domain: self.trust_domain.clone(),
-            namespace: namespace.clone(),
-            service_account: account.into(),
-        };
-        // round trip: an account that no certificate can carry is no identity
-        id.to_string().parse().ok()
-    }
-
-    /// Istio's order: label `topology.istio.io/locality`, its older name (dots for slashes), the node's labels.
-    fn pod_locality(&self, pod: &Resource<kubernetes::Pod>) -> Locality {
-        let labels = &pod.meta.labels;
-        if let Some(text) = labels.get("topology.istio.io/locality").or_else(|| labels.get("istio-locality"))
-        {
-            return if text.contains('/') {
-                Locality::parse(text)
-            } else {
-                Locality::parse(&text.replace('.', "/"))
-            };
-        }
-        let Some(node) = self.tables.node(&pod.spec.node) else { return Locality::default() };
-        let part = |key: &str, older: &str| {
-            let labels = &node.meta.labels;
-            labels.get(key).or_else(|| labels.get(older)).unwrap_or_default().into()
-        };
-        Locality {
-            region: part("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"),
-            zone: part("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
-            subzone: part("topology.istio.io/subzone", ""),
-        }
-    }
-
-    fn with_topology(&self, labels: &Labels, locality: &Locality, network: &NetworkId, node: &str) -> Labels {
-        topology_labels(labels, locality, self.cluster, network, node)
     }
 }
 
@@ -148,7 +108,7 @@ pub(crate) fn topology_labels(
         ("topology.kubernetes.io/zone", &*locality.zone),
         ("topology.istio.io/subzone", &*locality.subzone),
         ("topology.istio.io/cluster", cluster.as_str()),
-        (NETWORK, network.as_str()),
+        (NETWORK_LABEL, network.as_str()),
         ("kubernetes.io/hostname", node),
     ]);
     labels.with(pairs.into_iter().filter(|(_, value)| !value.is_empty()))
@@ -156,10 +116,10 @@ pub(crate) fn topology_labels(
 
 /// The network that a label names.
 pub(crate) fn label_network(labels: &Labels) -> Option<NetworkId> {
-    let network = NetworkId::new(labels.get(NETWORK)?).ok()?;
+    let network = NetworkId::new(labels.get(NETWORK_LABEL)?).ok()?;
     (!network.is_unnamed()).then_some(network)
 }
 
 fn label_tls(labels: &Labels) -> Option<TlsMode> {
-    Some(if labels.get(TLS_MODE)? == "istio" { TlsMode::Istio } else { TlsMode::Disabled })
+    Some(if labels.get(TLS_MODE_LABEL)? == "istio" { TlsMode::Istio } else { TlsMode::Disabled })
 }

@@ -87,7 +87,7 @@ fn object(kind: u8, namespace: u8, name: u8, variant: u8) -> (Kind, Option<&'sta
             json!({
             "apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
             "metadata": {"namespace": ns, "name": named, "annotations": {"proxy.istio.io/health-checks-enabled": "true"}},
-            "spec": {"address": format!("10.2.0.{n}"), "labels": app, "serviceAccount": "vm", "network": "site"},
+            "spec": {"address": format!("10.2.0.{n}"), "labels": app, "serviceAccount": "vm", "network": if v == 3 { "" } else { "site" }},
             "status": {"conditions": [{"type": "Healthy", "status": if v == 0 { "False" } else { "True" }}]}}),
         ),
         4 => (
