@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use isthmus_capture::{Capture, Config, Dns, Strict, original_destination};
 use isthmus_lifecycle::Drain;
+use isthmus_testkit::namespace::{Host as Peer, inside, sh};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::sync::watch;
 
@@ -19,79 +19,8 @@ const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 7);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs the test again inside new namespaces, or runs it when already there.
-fn inside(test: &str, body: fn()) {
-    const MARKER: &str = "this-process-is-inside";
-    if std::env::args().any(|argument| argument == MARKER) {
-        return body();
-    }
-    let flags = if nix::unistd::geteuid().is_root() { "-n" } else { "-Urn" };
-    let possible = Command::new("unshare").args([flags, "nft", "list", "ruleset"]).output();
-    if !possible.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: {test} needs unshare, nft and leave to make a network namespace");
-        return;
-    }
-    let output = Command::new("unshare")
-        .arg(flags)
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--skip", MARKER])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-}
-
-fn sh(command: &str) {
-    let status = Command::new("sh").args(["-ec", command]).status().unwrap();
-    assert!(status.success(), "{command}");
-}
-
-/// Another host on the same network, alive as long as this value.
-struct Peer {
-    holder: Child,
-    namespace: OwnedFd,
-}
-
-impl Peer {
-    fn new() -> Self {
-        let mut holder = Command::new("unshare")
-            .args(["-n", "sh", "-c", "echo ready; exec cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut ready = [0; 5];
-        holder.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
-        let id = holder.id();
-        sh(&format!(
-            "ip link set lo up
-             ip link add eth0 type veth peer name eth0 netns {id}
-             ip addr add {HOST}/24 dev eth0
-             ip link set eth0 up
-             ip route add default via {PEER}
-             nsenter -t {id} -n sh -ec 'ip link set lo up; ip addr add {PEER}/24 dev eth0; ip link set eth0 up'"
-        ));
-        let namespace = std::fs::File::open(format!("/proc/{id}/ns/net")).unwrap().into();
-        Self { holder, namespace }
-    }
-
-    /// Makes sockets on the peer: a socket stays in the namespace that it was made in.
-    fn there<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let enter = scope.spawn(|| {
-                nix::sched::setns(&self.namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            enter.join().unwrap()
-        })
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
+fn peer() -> Peer {
+    Peer::new(HOST, PEER)
 }
 
 fn connect(ip: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
@@ -138,7 +67,7 @@ fn runtime() -> tokio::runtime::Runtime {
 #[test]
 fn outbound_connections_go_to_the_agent_and_its_own_do_not() {
     inside("outbound_connections_go_to_the_agent_and_its_own_do_not", || {
-        let peer = Peer::new();
+        let peer = peer();
         let there = peer.there(|| listen(8080));
         let agent = listen(15001);
         let local = listen(8080);
@@ -161,7 +90,7 @@ fn outbound_connections_go_to_the_agent_and_its_own_do_not() {
 #[test]
 fn networks_and_ports_named_as_direct_stay_direct() {
     inside("networks_and_ports_named_as_direct_stay_direct", || {
-        let peer = Peer::new();
+        let peer = peer();
         let there = peer.there(|| [listen(8080), listen(9000)]);
         let agent = listen(15001);
         let by_port = Config { direct_outbound: BTreeSet::from([9000]), ..config() };
@@ -180,7 +109,7 @@ fn networks_and_ports_named_as_direct_stay_direct() {
 #[test]
 fn inbound_connections_go_to_the_agent_except_ssh() {
     inside("inbound_connections_go_to_the_agent_except_ssh", || {
-        let peer = Peer::new();
+        let peer = peer();
         let (agent, ssh, app) = (listen(15006), listen(22), listen(3306));
         let _capture = install(config(), &[3306]);
 
@@ -202,7 +131,7 @@ fn inbound_connections_go_to_the_agent_except_ssh() {
 #[test]
 fn without_a_lease_strict_ports_are_refused_and_everything_else_is_direct() {
     inside("without_a_lease_strict_ports_are_refused_and_everything_else_is_direct", || {
-        let peer = Peer::new();
+        let peer = peer();
         let there = peer.there(|| listen(8080));
         let (agent_in, agent_out) = (listen(15006), listen(15001));
         let (mysql, web) = (listen(3306), listen(80));
@@ -235,7 +164,7 @@ fn without_a_lease_strict_ports_are_refused_and_everything_else_is_direct() {
 #[test]
 fn a_mesh_under_strict_refuses_every_port_but_the_open_ones() {
     inside("a_mesh_under_strict_refuses_every_port_but_the_open_ones", || {
-        let peer = Peer::new();
+        let peer = peer();
         let (agent, ssh, open, _hidden) = (listen(15006), listen(22), listen(8080), listen(9000));
         let strict = Strict { others: true, open: BTreeSet::from([8080]), ..Strict::default() };
         let _capture = runtime().block_on(Capture::install(config(), strict)).unwrap();
@@ -262,7 +191,7 @@ fn a_mesh_under_strict_refuses_every_port_but_the_open_ones() {
 #[test]
 fn a_lease_that_nobody_renews_expires_and_one_that_is_held_does_not() {
     inside("a_lease_that_nobody_renews_expires_and_one_that_is_held_does_not", || {
-        let peer = Peer::new();
+        let peer = peer();
         let there = peer.there(|| listen(8080));
         let agent = listen(15001);
         agent.set_nonblocking(true).unwrap();
@@ -327,7 +256,7 @@ fn list() -> String {
 #[test]
 fn dns_queries_go_to_the_agent_whose_own_go_to_the_server_from_any_port() {
     inside("dns_queries_go_to_the_agent_whose_own_go_to_the_server_from_any_port", || {
-        let peer = Peer::new();
+        let peer = peer();
         let server = peer.there(|| UdpSocket::bind((PEER, 53)).unwrap());
         let agent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 15053)).unwrap();
         for socket in [&server, &agent] {
@@ -373,7 +302,7 @@ fn dns_queries_go_to_the_agent_whose_own_go_to_the_server_from_any_port() {
 #[test]
 fn ipv6_is_captured_like_ipv4() {
     inside("ipv6_is_captured_like_ipv4", || {
-        let _peer = Peer::new();
+        let _peer = peer();
         sh("ip -6 addr add fd00::1/64 dev eth0 nodad");
         let agent = TcpListener::bind("[::]:15001").unwrap();
         let _capture = install(config(), &[]);

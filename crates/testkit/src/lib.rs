@@ -1,7 +1,8 @@
-//! For tests only: a throw-away mesh CA, identities, log capture, free ports.
+//! For tests only: a throw-away mesh CA, identities, log capture, free ports, hosts in namespaces.
 
 pub mod logs;
 pub mod mesh_ca;
+pub mod namespace;
 pub mod net;
 
 pub use logs::Logs;
