@@ -28,6 +28,23 @@ pub struct Args {
 pub enum Command {
     /// Join the mesh, then run a command in it
     Run(Box<RunArgs>),
+    /// Become a workload that ends with its agent; used by `run`
+    #[command(hide = true)]
+    Become(BecomeArgs),
+}
+
+/// Flags of the hidden half of `run`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BecomeArgs {
+    /// Process of the agent
+    #[arg(long)]
+    pub parent: u32,
+    /// Soft limit on open files to go back to
+    #[arg(long)]
+    pub open_files: Option<u64>,
+    /// The workload and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
 }
 
 /// Flags of `run`.
@@ -120,8 +137,10 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<RunArgs, clap::Error> {
-        let Command::Run(args) = Args::try_parse_from(line.split_whitespace())?.command;
-        Ok(*args)
+        match Args::try_parse_from(line.split_whitespace())?.command {
+            Command::Run(args) => Ok(*args),
+            Command::Become(_) => panic!("not `run`"),
+        }
     }
 
     #[test]

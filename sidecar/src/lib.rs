@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use isthmus_agent::child::{Asked, Signals, Workload as Child};
-use isthmus_agent::{Agent, Config, Enrolled, Ports, Workload, enroll};
+use isthmus_agent::child::{Asked, Signal, Signals, Workload as Child};
+use isthmus_agent::{Agent, Config, Ports, Workload, enroll};
 use isthmus_lifecycle::{Drain, SystemClock};
 use isthmus_model::Locality;
 use tokio::sync::watch;
@@ -22,8 +22,19 @@ use args::{Command, RunArgs};
 /// # Errors
 /// When the agent does not start, or fails in a part that it cannot do without.
 pub async fn run(args: Args) -> anyhow::Result<u8> {
-    isthmus_process::telemetry::init(&args.log)?;
-    let Command::Run(args) = args.command;
+    let args = match args.command {
+        Command::Run(run) => {
+            isthmus_process::telemetry::init(&args.log)?;
+            run
+        }
+        Command::Become(args) => {
+            let error = isthmus_agent::child::become_workload(&args.command, args.parent, args.open_files);
+            eprintln!("isthmus-sidecar: {error}");
+            // As a shell says it.
+            return Ok(127);
+        }
+    };
+    let open_files = isthmus_agent::limits::raise_open_files();
     let mut signals = Signals::listen().context("signal handlers")?;
     let (alive, living) = watch::channel(false);
     let drain = Drain::new();
@@ -32,7 +43,7 @@ pub async fn run(args: Args) -> anyhow::Result<u8> {
         started = starting => started?,
         Asked::Stop(_) = stop_asked(&mut signals) => return Ok(0),
     };
-    let outcome = beside(&args, &agent, &mut signals, alive, &drain).await;
+    let outcome = beside(&args, &agent, &mut signals, alive, &drain, &wrapper(open_files)).await;
     drain.graceful(args.agent.drain).await;
     match (outcome?, agent.finished().await) {
         (_, Some(failure)) => anyhow::bail!("{failure}"),
@@ -47,7 +58,7 @@ async fn start(args: &RunArgs, living: watch::Receiver<bool>, drain: &Drain) -> 
     let token = args.token_file.as_deref().map(isthmus_agent::args::token_file).transpose()?;
     let enrollment = args.agent.enrollment(&args.data_dir, token, Some(args.service_account.clone()), mark);
     let enrolled = enroll(enrollment).await?;
-    let workload = workload(args, &enrolled, addresses);
+    let workload = workload(args, addresses);
     let agent = Agent::start(
         Config {
             enrolled,
@@ -66,7 +77,7 @@ async fn start(args: &RunArgs, living: watch::Receiver<bool>, drain: &Drain) -> 
     Ok(agent)
 }
 
-fn workload(args: &RunArgs, _enrolled: &Enrolled, addresses: Vec<IpAddr>) -> Workload {
+fn workload(args: &RunArgs, addresses: Vec<IpAddr>) -> Workload {
     let (name, workload) = args.names(&isthmus_agent::args::hostname());
     Workload {
         kind: "sidecar",
@@ -90,6 +101,7 @@ async fn beside(
     signals: &mut Signals,
     alive: watch::Sender<bool>,
     drain: &Drain,
+    wrapper: &[String],
 ) -> anyhow::Result<u8> {
     let stop = drain.signal();
     let mut patience = tokio::time::interval(Duration::from_secs(10));
@@ -107,13 +119,13 @@ async fn beside(
         }
     }
     tracing::info!(command = %args.command.join(" "), "ready, starting the workload");
-    let mut child = Child::start(&args.command, alive)?;
+    let mut child = Child::start(wrapper, &args.command, alive)?;
     loop {
         let asked = tokio::select! {
             ended = child.ended() => return Ok(ended?),
             () = stop.stopping() => {
                 // The agent is going: without it the workload would stand there unguarded.
-                let ended = child.stop(nix_term(), args.grace).await?;
+                let ended = child.stop(Signal::SIGTERM, args.grace).await?;
                 return Ok(ended.max(1));
             }
             asked = signals.next() => asked,
@@ -129,8 +141,15 @@ async fn beside(
     }
 }
 
-fn nix_term() -> isthmus_agent::child::Signal {
-    isthmus_agent::child::Signal::SIGTERM
+/// This program again, as what becomes the workload.
+fn wrapper(open_files: Option<u64>) -> Vec<String> {
+    let parent = std::process::id().to_string();
+    let mut wrapper = ["/proc/self/exe", "become", "--parent", &parent].map(String::from).to_vec();
+    if let Some(soft) = open_files {
+        wrapper.extend(["--open-files".to_string(), soft.to_string()]);
+    }
+    wrapper.push("--".to_string());
+    wrapper
 }
 
 async fn stop_asked(signals: &mut Signals) -> Asked {

@@ -78,6 +78,7 @@ async fn become_member(args: &RunArgs, token: Option<JoinToken>) -> anyhow::Resu
 
 async fn serve(args: RunArgs, enrolled: Enrolled) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("signal handlers")?;
+    let _ = isthmus_agent::limits::raise_open_files();
     let drain = Drain::new();
     let agent = Box::pin(start(&args, enrolled, &drain)).await?;
     let stop = drain.signal();

@@ -28,15 +28,21 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Starts the command with our own input and output. `alive` follows it.
+    /// Starts the command with our own input and output, through `wrapper` (program and arguments) when it is not empty.
+    /// `alive` follows it.
     ///
     /// # Errors
     /// When the program is not found or not executable, or the command is empty.
-    pub fn start(command: &[String], alive: watch::Sender<bool>) -> Result<Self, SpawnError> {
+    pub fn start(
+        wrapper: &[String],
+        command: &[String],
+        alive: watch::Sender<bool>,
+    ) -> Result<Self, SpawnError> {
         let name = command.first().cloned().unwrap_or_default();
         let failed = |source| SpawnError { command: name.clone(), source };
-        let child = Command::new(&name)
-            .args(command.iter().skip(1))
+        let whole = [wrapper, command].concat();
+        let child = Command::new(whole.first().map_or("", String::as_str))
+            .args(whole.iter().skip(1))
             // Of its own group, so that a terminal's signals reach it once: from us.
             .process_group(0)
             .spawn()
@@ -77,6 +83,30 @@ impl Workload {
         self.signal(Signal::SIGKILL);
         self.ended().await
     }
+}
+
+/// Becomes the command, and ends when the process that started us ends, however that ends: a workload without its agent would
+/// stand there unguarded. To be called in a fresh process whose parent is `parent`.
+///
+/// # Errors
+/// Returns only when it did not become the command: the program is not found or not executable, or the parent is gone.
+pub fn become_workload(command: &[String], parent: u32, open_files: Option<u64>) -> SpawnError {
+    use std::os::unix::process::CommandExt as _;
+    let name = command.first().cloned().unwrap_or_default();
+    let failed = |source| SpawnError { command: name.clone(), source };
+    if let Err(errno) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
+        return failed(errno.into());
+    }
+    // It may have ended before it could be told.
+    if u32::try_from(nix::unistd::getppid().as_raw()) != Ok(parent) {
+        return failed(std::io::Error::other("the agent has ended"));
+    }
+    if let Some(soft) = open_files
+        && let Err(error) = crate::limits::set_open_files(soft)
+    {
+        return failed(error);
+    }
+    failed(std::process::Command::new(&name).args(command.iter().skip(1)).exec())
 }
 
 fn code(status: ExitStatus) -> u8 {
@@ -149,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn its_exit_code_becomes_ours() {
         let (alive, mut seen) = watch::channel(false);
-        let mut workload = Workload::start(&command("exit 7"), alive).unwrap();
+        let mut workload = Workload::start(&[], &command("exit 7"), alive).unwrap();
         assert_eq!(workload.ended().await.unwrap(), 7);
         assert!(!*seen.borrow_and_update());
     }
@@ -158,11 +188,12 @@ mod tests {
     async fn one_that_ignores_the_signal_is_killed_after_the_grace() {
         let (alive, _seen) = watch::channel(false);
         let mut workload =
-            Workload::start(&command("trap '' TERM; while :; do sleep 0.01; done"), alive).unwrap();
+            Workload::start(&[], &command("trap '' TERM; while :; do sleep 0.01; done"), alive).unwrap();
         let ended = workload.stop(Signal::SIGTERM, Duration::from_millis(300)).await.unwrap();
         // Either the trap was set in time and SIGKILL ended it, or SIGTERM came first.
         assert!(ended == 128 + 9 || ended == 128 + 15, "{ended}");
-        let missing = Workload::start(&["/no/such/program".into()], watch::channel(false).0).unwrap_err();
+        let missing =
+            Workload::start(&[], &["/no/such/program".into()], watch::channel(false).0).unwrap_err();
         assert!(missing.to_string().starts_with("/no/such/program: "), "{missing}");
     }
 }

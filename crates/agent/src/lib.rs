@@ -16,6 +16,7 @@ mod explain;
 pub mod health;
 pub mod identity;
 pub mod join;
+pub mod limits;
 pub mod node;
 pub mod resolver;
 pub mod state;
