@@ -1,3 +1,13 @@
-//! Passes mesh TLS between networks by server name, without terminating it.
+//! `isthmus-eastwest-gw`: see `isthmus_eastwest_gw`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = isthmus_eastwest_gw::Args::parse();
+    isthmus_process::run("isthmus-eastwest-gw", || isthmus_eastwest_gw::run(args))
+}

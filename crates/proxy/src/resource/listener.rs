@@ -62,12 +62,12 @@ impl Listener {
         let old_bind = listener.deprecated_v1.as_ref().and_then(|v1| v1.bind_to_port);
         let hands_over = listener.use_original_dst.is_some_and(|on| on.value);
         let bound = listener.bind_to_port.or(old_bind).is_none_or(|on| on.value);
+        let captures = captures || hands_over;
         let direction = match TrafficDirection::try_from(listener.traffic_direction) {
             Ok(TrafficDirection::Inbound) => Direction::Inbound,
-            Ok(TrafficDirection::Outbound) => Direction::Outbound,
             _ if &**name == crate::proxy::INBOUND => Direction::Inbound,
             // Found by original destination: only what leaves the workload is.
-            _ if hands_over || !bound => Direction::Outbound,
+            _ if captures || !bound => Direction::Outbound,
             _ => Direction::Through,
         };
         let waits = duration("listener_filters_timeout", listener.listener_filters_timeout.as_ref())?;
@@ -75,7 +75,7 @@ impl Listener {
             name: Arc::clone(name),
             address: socket_address(listener.address.as_ref())?,
             bound,
-            captures: captures || hands_over,
+            captures,
             hands_over,
             direction,
             detection: waits.filter(|waits| !waits.is_zero()),

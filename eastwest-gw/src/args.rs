@@ -1,0 +1,133 @@
+//! The command line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use isthmus_agent::args::duration;
+use isthmus_model::{NamespacedName, NetworkId};
+use isthmus_process::telemetry::LogArgs;
+
+/// Passes mesh TLS between networks by server name, without terminating it.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "isthmus-eastwest-gw", version)]
+pub struct Args {
+    /// File with a token of `isthmus host token`; needed until the gateway has joined
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Where key, certificate and last-good configuration are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/isthmus/eastwest-gw")]
+    pub data_dir: PathBuf,
+    /// Network whose workloads are reached through this gateway [default: the token's]
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<NetworkId>,
+    /// Name of the gateway, unique in its namespace [default: with the host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// ServiceAccount to run as, NAMESPACE/NAME
+    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "istio-system/istio-eastwestgateway")]
+    pub service_account: NamespacedName,
+    /// Labels by which Gateway objects select it
+    #[arg(long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = label,
+          default_value = "istio=eastwestgateway")]
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
+    /// Address of this gateway in its network [default: this host's first]
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
+    /// Where this gateway runs, as REGION/ZONE/SUBZONE
+    #[arg(long, value_name = "LOCALITY")]
+    pub locality: Option<String>,
+    /// Lifetime of certificates to ask for, such as 24h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub leaf_ttl: Option<Duration>,
+    /// Where metrics are served
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15020")]
+    pub metrics_address: SocketAddr,
+    /// Where readiness is served
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:15021")]
+    pub readiness_address: SocketAddr,
+    /// Where the admin pages are served; they answer to localhost only
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
+    pub admin_address: SocketAddr,
+    /// Bounds on what clients can make it spend.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Time for open connections to end when stopping
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub drain: Duration,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Bounds on what clients can make the gateway spend.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Open connections in all
+    #[arg(long, value_name = "COUNT", default_value_t = 50_000)]
+    pub max_connections: usize,
+    /// Open connections from one address
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    pub max_connections_per_source: usize,
+    /// Time for a client's hello
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    pub hello_timeout: Duration,
+    /// A connection without a byte for so long is closed; 0s: never
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    pub idle_timeout: Duration,
+}
+
+impl Args {
+    /// Own name.
+    #[must_use]
+    pub fn own_name(&self, hostname: &str) -> String {
+        self.name.clone().unwrap_or_else(|| format!("{}-{hostname}", self.service_account.name))
+    }
+}
+
+fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.into(), value.into()))
+        .ok_or_else(|| format!("{text:?} is not of the form KEY=VALUE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_of_the_demo_is_read() {
+        let args = parse(
+            "isthmus-eastwest-gw --token-file t --data-dir d --network east --name gw-east \
+             --service-account istio-system/istio-eastwestgateway --labels istio=eastwestgateway --leaf-ttl 24h",
+        )
+        .unwrap();
+        assert_eq!(args.network.as_ref().map(NetworkId::as_str), Some("east"));
+        assert_eq!(args.own_name("host"), "gw-east");
+        assert_eq!(args.labels, [("istio".into(), "eastwestgateway".into())]);
+        let short = parse("isthmus-eastwest-gw --data-dir d --network east").unwrap();
+        assert_eq!(short.own_name("host"), "istio-eastwestgateway-host");
+        assert_eq!(short.labels, args.labels);
+        assert_eq!(short.service_account, args.service_account);
+    }
+
+    #[test]
+    fn mistakes_name_the_flag() {
+        for (line, named) in [
+            ("isthmus-eastwest-gw --labels istio", "--labels"),
+            ("isthmus-eastwest-gw --service-account x", "--service-account"),
+            ("isthmus-eastwest-gw --hello-timeout soon", "--hello-timeout"),
+            ("isthmus-eastwest-gw --metrics-address 15020", "--metrics-address"),
+        ] {
+            let error = parse(line).unwrap_err().to_string();
+            assert!(error.contains(named), "{line}: {error}");
+        }
+    }
+}
