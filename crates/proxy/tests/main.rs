@@ -1,6 +1,8 @@
 //! The data path on loopback, with real mutual TLS. Only the original destination is told, since loopback captures nothing.
 #![expect(clippy::unwrap_used, reason = "what helps tests is a test")]
 
+#[path = "main/contract.rs"]
+mod contract;
 #[path = "main/failover.rs"]
 mod failover;
 #[path = "main/gateway.rs"]
