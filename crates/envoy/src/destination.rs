@@ -95,7 +95,33 @@ pub(crate) fn failover_labels(rule: &DestinationRule) -> impl Iterator<Item = &s
 /// Merged rules by namespace, kept while their namespace's list is the same one.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    namespaces: HashMap<Namespace, (Objects<DestinationRule>, Vec<Arc<Rule>>)>,
+    namespaces: HashMap<Namespace, NamespaceRules>,
+}
+
+/// One namespace's rules.
+#[derive(Debug)]
+struct NamespaceRules {
+    source: Objects<DestinationRule>,
+    by_host: HashMap<Hostname, Vec<Arc<Rule>>>,
+    wildcards: Vec<Arc<Rule>>,
+}
+
+impl NamespaceRules {
+    fn new(source: &Objects<DestinationRule>, rules: Vec<Arc<Rule>>) -> Self {
+        let mut new = Self { source: Arc::clone(source), by_host: HashMap::new(), wildcards: Vec::new() };
+        for rule in rules {
+            if rule.host.is_wildcard() {
+                new.wildcards.push(rule);
+            } else {
+                new.by_host.entry(rule.host.clone()).or_default().push(rule);
+            }
+        }
+        new
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.by_host.values().flatten().chain(&self.wildcards)
+    }
 }
 
 impl Rules {
@@ -105,18 +131,16 @@ impl Rules {
         for (namespace, config) in snapshot.config.iter() {
             let list = &config.destination_rules;
             let old = self.namespaces.get(namespace);
-            if old.is_some_and(|(source, _)| Arc::ptr_eq(source, list)) {
+            if old.is_some_and(|old| Arc::ptr_eq(&old.source, list)) {
                 continue;
             }
-            let old: &[Arc<Rule>] = old.map_or(&[], |(_, rules)| rules);
-            let rules = merge(namespace, list, domain)
-                .into_iter()
-                .map(|rule| match old.iter().find(|candidate| ***candidate == rule) {
-                    Some(kept) => Arc::clone(kept),
-                    None => Arc::new(rule),
-                })
-                .collect();
-            self.namespaces.insert(namespace.clone(), (Arc::clone(list), rules));
+            let known = |rule: &Rule| old.and_then(|old| old.all().find(|candidate| ***candidate == *rule));
+            let rules = merge(namespace, list, domain).into_iter().map(|rule| match known(&rule) {
+                Some(kept) => Arc::clone(kept),
+                None => Arc::new(rule),
+            });
+            let new = NamespaceRules::new(list, rules.collect());
+            self.namespaces.insert(namespace.clone(), new);
         }
     }
 
@@ -142,10 +166,11 @@ impl Rules {
         labels: Option<&Labels>,
         usable: impl Fn(&Rule) -> bool,
     ) -> Option<&Arc<Rule>> {
-        let (_, rules) = self.namespaces.get(namespace)?;
-        rules
-            .iter()
-            .filter(|rule| rule.host.covers(host) && usable(rule))
+        let rules = self.namespaces.get(namespace)?;
+        let exact = rules.by_host.get(host).into_iter().flatten();
+        exact
+            .chain(rules.wildcards.iter().filter(|rule| rule.host.covers(host)))
+            .filter(|rule| usable(rule))
             .filter(|rule| match (&rule.selector, labels) {
                 (None, _) => true,
                 (Some(selector), Some(labels)) => selector.matches(labels),

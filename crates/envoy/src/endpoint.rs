@@ -17,8 +17,8 @@ use prost::Message;
 use crate::class::Class;
 use crate::cluster::{Target, Use};
 use crate::destination::{Effective, Rule};
-use crate::peer_auth::{Mode, PeerPolicies};
 use crate::wire::{number, socket, sorted};
+use isthmus_registry::peer_auth::{Mode, PeerPolicies};
 use network::Way;
 use priority::Plan;
 

@@ -14,9 +14,9 @@ use prost::Message;
 use crate::class::Class;
 use crate::cluster::fixed::{self, CONTROL_PLANE};
 use crate::cluster::{Target, Use, cluster_name};
-use crate::destination::{Rules, full_host};
+use crate::destination::full_host;
 use crate::listener::{Route, tcp_proxy, tls_inspector};
-use crate::outbound::{Encoded, Inputs, inputs, targets};
+use crate::outbound::{Config, Encoded, Inputs, inputs, kept_set, targets};
 use crate::routes::{is_bound, server_host};
 use crate::settings::MeshSettings;
 use crate::wire::socket;
@@ -48,7 +48,7 @@ struct Port {
 struct Builder<'a> {
     snapshot: &'a Snapshot,
     class: &'a Class,
-    rules: &'a Rules,
+    config: &'a Config,
     encoded: &'a mut Encoded,
     domain: Arc<str>,
     ports: BTreeMap<u16, Port>,
@@ -63,7 +63,7 @@ impl Router {
         snapshot: &Snapshot,
         class: &Class,
         settings: &MeshSettings,
-        rules: &Rules,
+        config: &Config,
         encoded: &mut Encoded,
         old: Option<&Self>,
     ) -> Self {
@@ -71,7 +71,7 @@ impl Router {
         let mut builder = Builder {
             snapshot,
             class,
-            rules,
+            config,
             encoded,
             domain,
             ports: BTreeMap::new(),
@@ -81,8 +81,8 @@ impl Router {
         };
         builder.control_plane(settings);
         let mut selected = false;
-        for (namespace, config) in snapshot.config.iter() {
-            for gateway in config.gateways.iter() {
+        for (namespace, objects) in snapshot.config.iter() {
+            for gateway in objects.gateways.iter() {
                 if !Selector(gateway.spec.selector.clone()).matches(&class.labels) {
                     continue;
                 }
@@ -94,17 +94,10 @@ impl Router {
             builder.passthrough(DATA_PORT, None);
         }
         let listeners = builder.ports.into_iter().map(|(number, port)| listener(number, port)).collect();
-        let set = |old: Option<&Arc<ResourceSet>>, resources| {
-            let new = ResourceSet::new(resources);
-            match old {
-                Some(old) if **old == new => Arc::clone(old),
-                _ => Arc::new(new),
-            }
-        };
         Self {
-            clusters: set(old.map(|old| &old.clusters), builder.clusters),
-            listeners: set(old.map(|old| &old.listeners), listeners),
-            endpoints: set(old.map(|old| &old.endpoints), builder.endpoints),
+            clusters: kept_set(old.map(|old| &old.clusters), builder.clusters),
+            listeners: kept_set(old.map(|old| &old.listeners), listeners),
+            endpoints: kept_set(old.map(|old| &old.endpoints), builder.endpoints),
         }
     }
 }
@@ -189,7 +182,7 @@ impl Builder<'_> {
     }
 
     fn inputs(&self, service: &Arc<MeshService>) -> Inputs {
-        inputs(self.snapshot, self.class, service, self.rules, &self.domain)
+        inputs(self.snapshot, self.class, service, self.config, &self.domain)
     }
 
     /// PASSTHROUGH: VirtualServices say which server name goes where.

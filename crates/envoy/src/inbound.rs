@@ -7,9 +7,9 @@ use isthmus_registry::{MeshService, Snapshot, Workload};
 
 use crate::cluster::is_tcp;
 use crate::listener::inbound::Inbound;
-use crate::peer_auth::{Mode, PeerPolicies};
 use crate::rbac;
 use crate::settings::{MeshSettings, Proxy};
+use isthmus_registry::peer_auth::{Mode, PeerPolicies};
 
 /// The inbound side of a proxy's workload. Until its Pod or WorkloadEntry is known, the labels of its stream stand for it.
 pub(crate) fn inbound(

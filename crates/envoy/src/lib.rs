@@ -14,7 +14,6 @@ mod inbound;
 mod listener;
 mod names;
 mod outbound;
-mod peer_auth;
 mod rbac;
 mod routes;
 mod scope;

@@ -16,7 +16,7 @@ pub(crate) const OUTBOUND_PORT: u16 = 15001;
 pub(crate) const INBOUND_PORT: u16 = 15006;
 
 /// Where a chain sends a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Route {
     /// One cluster.
     Cluster(String),

@@ -1,11 +1,13 @@
 //! Everything that one class of sidecars gets about services: a fragment for each service, joined.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use isthmus_model::{Endpoint, ServicePort};
+use isthmus_model::{Endpoint, Namespace, ServicePort};
 use isthmus_proto::resource::{Resource, ResourceSet};
-use isthmus_registry::{Gateways, MeshService, ServiceKey, Snapshot};
+use isthmus_registry::shared::Map;
+use isthmus_registry::{Gateways, MeshService, NamespaceConfig, ServiceKey, Snapshot};
 use isthmus_resources::istio::Subset;
 
 use crate::cache::{Cache, Pins};
@@ -13,12 +15,22 @@ use crate::class::Class;
 use crate::cluster::{self, Target, Use, is_tcp};
 use crate::destination::{Rule, Rules};
 use crate::endpoint;
-use crate::listener::outbound::{listeners, virtual_outbound};
+use crate::listener::Route;
+use crate::listener::outbound::{addresses, listener, virtual_outbound};
 use crate::names;
-use crate::peer_auth::PeerPolicies;
-use crate::routes::Routes;
+use crate::routes::{RouteIndex, Routes};
 use crate::scope::Scope;
 use crate::settings::MeshSettings;
+use isthmus_registry::peer_auth::PeerPolicies;
+
+/// A snapshot's configuration, indexed.
+#[derive(Debug, Default)]
+pub(crate) struct Config {
+    /// What it was read from.
+    pub(crate) source: Map<Namespace, Arc<NamespaceConfig>>,
+    pub(crate) rules: Rules,
+    pub(crate) routes: RouteIndex,
+}
 
 /// What one class gets.
 #[derive(Debug)]
@@ -71,9 +83,13 @@ type ClusterKey = (usize, usize, usize, u16, String, Use);
 /// Key of an assignment: the inputs' addresses, port, subset, use, class.
 type EndpointKey = (usize, usize, usize, usize, (usize, usize), u16, String, Use, Class);
 
-/// Encoded clusters and assignments, for all classes.
+/// Key of a listener: all that is in it.
+type ListenerKey = (IpAddr, u16, Arc<str>, Option<Route>);
+
+/// Encoded clusters, assignments and listeners, for all classes.
 #[derive(Debug, Default)]
 pub(crate) struct Encoded {
+    pub(crate) listeners: Cache<ListenerKey>,
     pub(crate) clusters: Cache<ClusterKey>,
     pub(crate) endpoints: Cache<EndpointKey>,
 }
@@ -127,6 +143,25 @@ impl Encoded {
     }
 }
 
+impl Encoded {
+    /// The listeners of a service for a class.
+    fn service_listeners(&mut self, class: &Class, inputs: &Inputs) -> Vec<Resource> {
+        let service = &inputs.service;
+        let host: Arc<str> = service.service.host.clone().into();
+        let addresses = addresses(class, service, &inputs.endpoints);
+        let ports: Vec<&ServicePort> = service.service.ports.iter().filter(|port| is_tcp(port)).collect();
+        let mut found = Vec::with_capacity(addresses.len() * ports.len());
+        for address in addresses {
+            for port in &ports {
+                let route = inputs.routes.route(class, service, port);
+                let key = (address, port.number, Arc::clone(&host), route.clone());
+                found.push(self.listeners.get(key, || (listener(address, port, &host, route), Vec::new())));
+            }
+        }
+        found
+    }
+}
+
 /// The class as assignments see it: its namespace and DNS say nothing about endpoints.
 fn endpoint_class(class: &Class) -> Class {
     let mut class = class.clone();
@@ -153,16 +188,16 @@ pub(crate) fn inputs(
     snapshot: &Snapshot,
     class: &Class,
     service: &Arc<MeshService>,
-    rules: &Rules,
+    config: &Config,
     domain: &Arc<str>,
 ) -> Inputs {
     let endpoints = snapshot.endpoints(&service.key()).cloned();
     Inputs {
         endpoints: endpoints.unwrap_or_else(|| Arc::from(Vec::new())),
-        rule: rules.find(class, service, &snapshot.root_namespace).cloned(),
+        rule: config.rules.find(class, service, &snapshot.root_namespace).cloned(),
         gateways: Arc::clone(&snapshot.gateways),
         policies: PeerPolicies::of(snapshot, &service.service.namespace),
-        routes: Routes::find(snapshot, class, service, domain),
+        routes: Routes::find(&config.routes, class, service, domain),
         service: Arc::clone(service),
     }
 }
@@ -187,7 +222,7 @@ impl Outbound {
         snapshot: &Snapshot,
         class: &Class,
         settings: &MeshSettings,
-        rules: &Rules,
+        config: &Config,
         encoded: &mut Encoded,
         old: Option<&Self>,
     ) -> Self {
@@ -200,7 +235,7 @@ impl Outbound {
                 continue;
             }
             let key = service.key();
-            let inputs = inputs(snapshot, class, service, rules, &domain);
+            let inputs = inputs(snapshot, class, service, config, &domain);
             let known = old.and_then(|old| old.fragments.get(&key));
             let fragment = match known {
                 Some(known) if known.inputs.same(&inputs) => Arc::clone(known),
@@ -227,19 +262,40 @@ impl Outbound {
         Self {
             clusters: kept(old.map(|old| &old.clusters), clusters.collect()),
             listeners: kept(old.map(|old| &old.listeners), listeners),
-            endpoints: kept(old.map(|old| &old.endpoints), ResourceSet::new(endpoints.collect())),
+            endpoints: kept_set(old.map(|old| &old.endpoints), endpoints.collect()),
             names,
             fragments,
         }
     }
 }
 
-/// The old value when the new one is equal: readers compare by address.
-fn kept<T: PartialEq>(old: Option<&Arc<T>>, new: T) -> Arc<T> {
+/// The old list when the new one is equal: readers compare by address.
+fn kept(old: Option<&Arc<Vec<Resource>>>, new: Vec<Resource>) -> Arc<Vec<Resource>> {
     match old {
-        Some(old) if **old == new => Arc::clone(old),
+        Some(old) if same_resources(old.iter(), new.iter()) => Arc::clone(old),
         _ => Arc::new(new),
     }
+}
+
+/// As [`kept`], for sets.
+pub(crate) fn kept_set(old: Option<&Arc<ResourceSet>>, new: Vec<Resource>) -> Arc<ResourceSet> {
+    let new = ResourceSet::new(new);
+    match old {
+        Some(old) if same_resources(old.iter(), new.iter()) => Arc::clone(old),
+        _ => Arc::new(new),
+    }
+}
+
+/// Whether two lists are equal. Shared bytes are not looked at: most of a list is shared with its predecessor.
+fn same_resources<'a>(
+    a: impl ExactSizeIterator<Item = &'a Resource>,
+    b: impl ExactSizeIterator<Item = &'a Resource>,
+) -> bool {
+    let same = |(a, b): (&Resource, &Resource)| {
+        let shared = Arc::ptr_eq(&a.name, &b.name) && a.body.as_ptr() == b.body.as_ptr();
+        a.version == b.version && (shared || a == b)
+    };
+    a.len() == b.len() && a.zip(b).all(same)
 }
 
 /// Of several services with one address and port the oldest stays (Istio's rule).
@@ -282,7 +338,7 @@ impl Fragment {
         Self {
             clusters,
             endpoints,
-            listeners: listeners(class, &service, &inputs.endpoints, &inputs.routes),
+            listeners: encoded.service_listeners(class, &inputs),
             names: names::entries(snapshot, class, &service, &inputs.endpoints, domain),
             inputs,
         }

@@ -1,5 +1,6 @@
 //! VirtualServices as far as TCP can follow them: weighted destinations of a port.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use isthmus_model::{Hostname, Labels, Namespace, Selector, ServicePort};
@@ -15,40 +16,69 @@ use crate::listener::Route;
 /// The gateway name that means sidecars.
 const MESH: &str = "mesh";
 
-/// The VirtualService that decides for one service, resolved; none decides nothing.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// All VirtualServices of sidecars by host.
+#[derive(Debug, Default)]
+pub(crate) struct RouteIndex {
+    by_host: HashMap<Hostname, Vec<Arc<Resource<VirtualService>>>>,
+    wildcards: Vec<(Hostname, Arc<Resource<VirtualService>>)>,
+}
+
+impl RouteIndex {
+    /// The index of a snapshot's objects.
+    pub(crate) fn new(snapshot: &Snapshot, domain: &str) -> Self {
+        let mut index = Self::default();
+        for (namespace, config) in snapshot.config.iter() {
+            for object in config.virtual_services.iter().filter(|object| is_for_mesh(&object.spec)) {
+                for host in object.spec.hosts.iter().filter_map(|text| full_host(text, namespace, domain)) {
+                    if host.is_wildcard() {
+                        index.wildcards.push((host, Arc::clone(object)));
+                    } else {
+                        index.by_host.entry(host).or_default().push(Arc::clone(object));
+                    }
+                }
+            }
+        }
+        // the most specific first
+        index.wildcards.sort_by_key(|(host, _)| usize::MAX - host.as_str().len());
+        index
+    }
+
+    /// The VirtualService for a service as a class sees it: the most specific host, of equal ones the oldest.
+    fn find(&self, class: &Class, host: &Hostname) -> Option<&Arc<Resource<VirtualService>>> {
+        let usable = |object: &&Arc<Resource<VirtualService>>| visible(object, &class.namespace);
+        let exact = self.by_host.get(host).into_iter().flatten().filter(usable);
+        if let Some(oldest) = exact.min_by(|a, b| a.meta.age_key().cmp(&b.meta.age_key())) {
+            return Some(oldest);
+        }
+        let covering = || {
+            let wildcards = self.wildcards.iter().filter(|(pattern, _)| pattern.covers(host.as_str()));
+            wildcards.filter(|(_, object)| usable(&object))
+        };
+        let longest = covering().next()?.0.as_str().len();
+        let equal = covering().filter(|(pattern, _)| pattern.as_str().len() == longest);
+        equal.map(|(_, object)| object).min_by(|a, b| a.meta.age_key().cmp(&b.meta.age_key()))
+    }
+}
+
+/// The VirtualService that decides for one service; none decides nothing.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Routes {
     object: Option<Arc<Resource<VirtualService>>>,
     domain: Arc<str>,
 }
 
+/// The same object, not an equal one: what is compared for every service of every class must be cheap.
+impl PartialEq for Routes {
+    fn eq(&self, other: &Self) -> bool {
+        self.object.as_ref().map(Arc::as_ptr) == other.object.as_ref().map(Arc::as_ptr)
+    }
+}
+
 impl Routes {
-    /// The VirtualService for a service as a class sees it: the most specific host, of equal ones the oldest.
-    pub(crate) fn find(snapshot: &Snapshot, class: &Class, service: &MeshService, domain: &Arc<str>) -> Self {
-        let host = service.service.host.as_str();
-        let mut best: Option<(bool, usize, Arc<Resource<VirtualService>>)> = None;
-        for (namespace, config) in snapshot.config.iter() {
-            for object in config.virtual_services.iter() {
-                if !is_for_mesh(&object.spec) || !visible(&object.spec, namespace, &class.namespace) {
-                    continue;
-                }
-                for text in &object.spec.hosts {
-                    let Some(pattern) = full_host(text, namespace, domain) else { continue };
-                    if !pattern.covers(host) {
-                        continue;
-                    }
-                    let rank = (pattern.is_wildcard(), usize::MAX - pattern.as_str().len());
-                    let better = best.as_ref().is_none_or(|(wild, length, known)| {
-                        let known = (*wild, *length, known.meta.age_key());
-                        (rank.0, rank.1, object.meta.age_key()) < known
-                    });
-                    if better {
-                        best = Some((rank.0, rank.1, Arc::clone(object)));
-                    }
-                }
-            }
-        }
-        Self { object: best.map(|(_, _, object)| object), domain: Arc::clone(domain) }
+    /// What decides for a service as a class sees it.
+    pub(crate) fn find(index: &RouteIndex, class: &Class, service: &MeshService, domain: &Arc<str>) -> Self {
+        let object = index.find(class, &service.service.host).cloned();
+        Self { object, domain: Arc::clone(domain) }
     }
 
     /// Where a class sends connections to a port; none is to the service itself. Of `http` routes only an unconditional one can
@@ -104,11 +134,12 @@ fn is_for_mesh(spec: &VirtualService) -> bool {
     spec.gateways.is_empty() || spec.gateways.iter().any(|gateway| gateway == MESH)
 }
 
-fn visible(spec: &VirtualService, own: &Namespace, to: &Namespace) -> bool {
-    spec.export_to.is_empty()
-        || spec.export_to.iter().any(|name| match name.as_str() {
+fn visible(object: &Resource<VirtualService>, to: &Namespace) -> bool {
+    let export_to = &object.spec.export_to;
+    export_to.is_empty()
+        || export_to.iter().any(|name| match name.as_str() {
             "*" => true,
-            "." => own == to,
+            "." => object.meta.namespace.as_ref() == Some(to),
             name => name == to.as_str(),
         })
 }

@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 
 use crate::class::Class;
 use crate::cluster::fixed;
-use crate::destination::Rules;
 use crate::gateway::Router;
 use crate::inbound;
 use crate::listener::inbound::{Inbound, virtual_inbound};
-use crate::outbound::{Encoded, Outbound};
+use crate::outbound::{Config, Encoded, Outbound, kept_set};
+use crate::routes::RouteIndex;
 use crate::settings::{MeshSettings, Proxy, ProxyKind};
 
 /// Snapshots after which a proxy, class or workload that nobody asked for is forgotten.
@@ -32,7 +32,7 @@ pub struct Translator {
 #[derive(Debug, Default)]
 struct State {
     number: u64,
-    rules: Rules,
+    config: Config,
     encoded: Encoded,
     outbound: HashMap<Class, Kept<Outbound>>,
     routers: HashMap<Class, Kept<Router>>,
@@ -176,7 +176,12 @@ impl State {
             return;
         }
         self.number = snapshot.number;
-        self.rules.refresh(snapshot, &settings.domain);
+        if !self.config.source.same(&snapshot.config) {
+            self.config.rules.refresh(snapshot, &settings.domain);
+            self.config.routes = RouteIndex::new(snapshot, &settings.domain);
+            self.config.source = snapshot.config.clone();
+        }
+        self.encoded.listeners.advance(snapshot.number);
         self.encoded.clusters.advance(snapshot.number);
         self.encoded.endpoints.advance(snapshot.number);
         let recent = |number: u64| number + FORGOTTEN >= snapshot.number;
@@ -198,7 +203,7 @@ impl State {
             return Arc::clone(&kept.value);
         }
         let old = old.map(|kept| Arc::clone(&kept.value));
-        let new = Outbound::build(snapshot, class, settings, &self.rules, &mut self.encoded, old.as_deref());
+        let new = Outbound::build(snapshot, class, settings, &self.config, &mut self.encoded, old.as_deref());
         let value = Arc::new(new);
         let kept = Kept { snapshot: Arc::clone(snapshot), value: Arc::clone(&value) };
         self.outbound.insert(class.clone(), kept);
@@ -211,7 +216,7 @@ impl State {
             return Arc::clone(&kept.value);
         }
         let old = old.map(|kept| Arc::clone(&kept.value));
-        let new = Router::build(snapshot, class, settings, &self.rules, &mut self.encoded, old.as_deref());
+        let new = Router::build(snapshot, class, settings, &self.config, &mut self.encoded, old.as_deref());
         let value = Arc::new(new);
         let kept = Kept { snapshot: Arc::clone(snapshot), value: Arc::clone(&value) };
         self.routers.insert(class.clone(), kept);
@@ -281,9 +286,5 @@ impl State {
 
 /// The set that the old view had, when it is equal.
 fn shared(old: Option<&View>, type_url: &str, resources: Vec<Resource>) -> Arc<ResourceSet> {
-    let new = ResourceSet::new(resources);
-    match old.and_then(|old| old.set(type_url)) {
-        Some(known) if **known == new => Arc::clone(known),
-        _ => Arc::new(new),
-    }
+    kept_set(old.and_then(|old| old.set(type_url)), resources)
 }

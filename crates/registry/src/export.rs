@@ -8,6 +8,7 @@ use isthmus_model::{
     Source, TlsMode,
 };
 
+use crate::peer_auth::{Mode, PeerPolicies};
 use crate::snapshot::{MeshService, ServiceKey, Snapshot};
 
 /// Labels that subsets usually select by; those of DestinationRules come besides.
@@ -15,7 +16,8 @@ const SUBSET_LABELS: [&str; 2] = ["app", "version"];
 
 /// What `cluster` exports at this snapshot, in the order of hosts. Left out: `kube-system`, `kubernetes`, what opted out
 /// (annotation `networking.istio.io/exportTo`, label `isthmus.io/export: "false"`), services outside the mesh or without
-/// addresses of their own (headless), and those whose every endpoint is plain: only mutual TLS passes gateways.
+/// addresses of their own (headless), and those whose every endpoint is plain, by its agent or by PeerAuthentication: only mutual
+/// TLS passes gateways.
 #[must_use]
 pub fn exports(snapshot: &Snapshot, cluster: &ClusterId) -> Vec<ServiceExport> {
     let subset_labels = subset_labels(snapshot);
@@ -26,7 +28,8 @@ pub fn exports(snapshot: &Snapshot, cluster: &ClusterId) -> Vec<ServiceExport> {
         .filter(|(_, service)| !service.service.is_headless() && !service.service.ports.is_empty())
         .filter_map(|(key, service)| {
             let endpoints = snapshot.endpoints(key).map_or(&[][..], |endpoints| endpoints);
-            export(key, service, endpoints, cluster, &subset_labels)
+            let policies = PeerPolicies::of(snapshot, &key.namespace);
+            export(key, service, endpoints, cluster, &subset_labels, &policies)
         })
         .collect()
 }
@@ -57,10 +60,11 @@ fn export(
     endpoints: &[Endpoint],
     cluster: &ClusterId,
     subset_labels: &BTreeSet<Arc<str>>,
+    policies: &PeerPolicies,
 ) -> Option<ServiceExport> {
     let own: Vec<&Endpoint> =
         endpoints.iter().filter(|endpoint| endpoint.cluster == *cluster && !endpoint.aggregate).collect();
-    let mutual: Vec<&&Endpoint> = own.iter().filter(|endpoint| endpoint.tls == TlsMode::Istio).collect();
+    let mutual: Vec<&&Endpoint> = own.iter().filter(|endpoint| speaks_mutual(endpoint, policies)).collect();
     if mutual.is_empty() && !own.is_empty() {
         return None;
     }
@@ -95,6 +99,15 @@ fn export(
             .collect(),
         identities: service.own_identities.clone(),
     })
+}
+
+/// Whether mutual TLS reaches an endpoint at some port of it.
+fn speaks_mutual(endpoint: &Endpoint, policies: &PeerPolicies) -> bool {
+    if endpoint.tls != TlsMode::Istio {
+        return false;
+    }
+    let modes = policies.modes(&endpoint.labels);
+    endpoint.ports.values().any(|port| modes.at(*port) != Mode::Disable)
 }
 
 fn subset_labels(snapshot: &Snapshot) -> BTreeSet<Arc<str>> {

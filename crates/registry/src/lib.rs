@@ -11,6 +11,7 @@ mod declared;
 pub mod export;
 mod merge;
 mod peer;
+pub mod peer_auth;
 mod registry;
 pub mod shared;
 pub mod snapshot;

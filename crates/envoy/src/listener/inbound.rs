@@ -13,9 +13,9 @@ use prost::Message;
 use super::{INBOUND_PORT, Route, original_destination, tcp_proxy, tls_inspector};
 use crate::cluster::fixed::{BLACK_HOLE, INBOUND_PASSTHROUGH, inbound_name};
 use crate::cluster::tls;
-use crate::peer_auth::Mode;
 use crate::rbac::Filters;
 use crate::wire::{duration, number, socket};
+use isthmus_registry::peer_auth::Mode;
 
 const NAME: &str = "virtualInbound";
 /// Patience for a ClientHello: a server-first protocol in the clear at a PERMISSIVE port works after it. Istio waits for ever.

@@ -11,10 +11,9 @@ use prost::Message;
 
 use super::{OUTBOUND_PORT, Route, tcp_proxy};
 use crate::class::Class;
+use crate::cluster::cluster_name;
 use crate::cluster::fixed::{BLACK_HOLE, PASSTHROUGH};
-use crate::cluster::{cluster_name, is_tcp};
 use crate::names;
-use crate::routes::Routes;
 use crate::settings::OutboundPolicy;
 use crate::wire::{boolean, number, socket};
 
@@ -52,23 +51,9 @@ pub(crate) fn virtual_outbound(policy: OutboundPolicy, ipv4: bool) -> Resource {
     Resource::new(name, listener.encode_to_vec().into())
 }
 
-/// The listeners of a service for a class.
-pub(crate) fn listeners(
-    class: &Class,
-    service: &MeshService,
-    endpoints: &[Endpoint],
-    routes: &Routes,
-) -> Vec<Resource> {
-    let addresses = if service.service.is_headless() {
-        headless(class, endpoints)
-    } else {
-        names::addresses(class, service)
-    };
-    let ports: Vec<&ServicePort> = service.service.ports.iter().filter(|port| is_tcp(port)).collect();
-    addresses
-        .iter()
-        .flat_map(|address| ports.iter().map(move |port| listener(class, service, *address, port, routes)))
-        .collect()
+/// The addresses at which a class finds a service.
+pub(crate) fn addresses(class: &Class, service: &MeshService, endpoints: &[Endpoint]) -> Vec<IpAddr> {
+    if service.service.is_headless() { headless(class, endpoints) } else { names::addresses(class, service) }
 }
 
 /// A headless service has the addresses of its endpoints: those that can be dialled from here.
@@ -85,19 +70,14 @@ fn headless(class: &Class, endpoints: &[Endpoint]) -> Vec<IpAddr> {
     found
 }
 
-fn listener(
-    class: &Class,
-    service: &MeshService,
-    address: IpAddr,
-    port: &ServicePort,
-    routes: &Routes,
-) -> Resource {
+/// The listener of an address and a port of a service.
+pub(crate) fn listener(address: IpAddr, port: &ServicePort, host: &str, route: Option<Route>) -> Resource {
     let name = format!("{address}_{}", port.number);
     let listener = pb::Listener {
         name: name.clone(),
         address: Some(socket(&address.to_string(), port.number)),
         bind_to_port: Some(boolean(false)),
-        filter_chains: filter_chains(class, service, port, routes),
+        filter_chains: filter_chains(port, host, route),
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Default::default()
     };
@@ -106,13 +86,8 @@ fn listener(
 
 /// What happens to a connection to one service port. This is where HTTP routing will come in: ports whose protocol
 /// `is_http` get a connection manager here; until then every port is carried as TCP.
-fn filter_chains(
-    class: &Class,
-    service: &MeshService,
-    port: &ServicePort,
-    routes: &Routes,
-) -> Vec<pb::FilterChain> {
-    let whole = cluster_name(port.number, "", service.service.host.as_str());
-    let route = routes.route(class, service, port).unwrap_or_else(|| Route::Cluster(whole.clone()));
+fn filter_chains(port: &ServicePort, host: &str, route: Option<Route>) -> Vec<pb::FilterChain> {
+    let whole = cluster_name(port.number, "", host);
+    let route = route.unwrap_or_else(|| Route::Cluster(whole.clone()));
     vec![pb::FilterChain { filters: vec![tcp_proxy(&whole, &route)], ..Default::default() }]
 }

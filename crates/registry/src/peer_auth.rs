@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use isthmus_model::{Labels, Namespace, Selector};
-use isthmus_registry::Snapshot;
-use isthmus_registry::config::Objects;
 use isthmus_resources::istio::{MutualTlsMode, PeerAuthentication};
+
+use crate::config::Objects;
+use crate::snapshot::Snapshot;
 
 /// Mode at a port, resolved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Mode {
+pub enum Mode {
     /// Plain only.
     Disable,
     /// Both.
@@ -21,30 +22,32 @@ pub(crate) enum Mode {
 
 /// The policies that decide for workloads of one namespace. Equal `Arc`s are equal decisions.
 #[derive(Clone, Debug)]
-pub(crate) struct PeerPolicies {
+pub struct PeerPolicies {
     root: Option<Objects<PeerAuthentication>>,
     own: Option<Objects<PeerAuthentication>>,
 }
 
 /// What holds for one workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Modes {
+pub struct Modes {
     /// At ports that are not listed.
-    pub(crate) default: Mode,
+    pub default: Mode,
     /// By workload port.
-    pub(crate) ports: Vec<(u16, Mode)>,
+    pub ports: Vec<(u16, Mode)>,
 }
 
 impl Modes {
     /// The mode at a port.
-    pub(crate) fn at(&self, port: u16) -> Mode {
+    #[must_use]
+    pub fn at(&self, port: u16) -> Mode {
         self.ports.iter().find(|(number, _)| *number == port).map_or(self.default, |(_, mode)| *mode)
     }
 }
 
 impl PeerPolicies {
     /// The policies for workloads of `namespace`.
-    pub(crate) fn of(snapshot: &Snapshot, namespace: &Namespace) -> Self {
+    #[must_use]
+    pub fn of(snapshot: &Snapshot, namespace: &Namespace) -> Self {
         let list = |namespace| {
             let list = &snapshot.config(namespace)?.peer_authentications;
             (!list.is_empty()).then(|| Arc::clone(list))
@@ -54,14 +57,16 @@ impl PeerPolicies {
     }
 
     /// A key for caches: the addresses of both lists. The value must be kept as long as the key.
-    pub(crate) fn address(&self) -> (usize, usize) {
+    #[must_use]
+    pub fn address(&self) -> (usize, usize) {
         let at = |list: &Option<Objects<_>>| list.as_ref().map_or(0, |list| list.as_ptr() as usize);
         (at(&self.root), at(&self.own))
     }
 
     /// Mesh, namespace, workload, port: each overrides the one before unless UNSET; of several the oldest. Selectors in the root
     /// namespace and port modes without a selector are ignored, as Istio does.
-    pub(crate) fn modes(&self, labels: &Labels) -> Modes {
+    #[must_use]
+    pub fn modes(&self, labels: &Labels) -> Modes {
         let mut modes = Modes::default();
         let mut set = |mode| {
             if let Some(mode) = resolved(mode) {
