@@ -16,6 +16,7 @@ mod registry;
 pub mod shared;
 pub mod snapshot;
 mod tables;
+mod touch;
 mod workload;
 
 use isthmus_model::Namespace;

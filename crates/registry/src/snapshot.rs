@@ -1,181 +1,21 @@
 //! The immutable, numbered state of the mesh that translation reads.
 
+mod gateways;
+mod service;
+mod workload;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use isthmus_model::{
-    ClusterId, Endpoint, Health, Hostname, Labels, Locality, Namespace, NetworkGateway, NetworkId, Service,
-    SpiffeId, TlsMode,
-};
+use isthmus_model::{ClusterId, Endpoint, Hostname, Labels, Namespace, NetworkId};
 
 use crate::config::NamespaceConfig;
 use crate::shared::Map;
 
-/// What names a service in a snapshot: one host may be declared in several namespaces.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceKey {
-    /// Host.
-    pub host: Hostname,
-    /// Namespace of the declaring object.
-    pub namespace: Namespace,
-}
-
-impl ServiceKey {
-    /// The key of a host in a namespace.
-    #[must_use]
-    pub fn new(host: Hostname, namespace: Namespace) -> Self {
-        Self { host, namespace }
-    }
-}
-
-/// Istio's `spec.trafficDistribution`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TrafficDistribution {
-    /// `PreferClose` or `PreferSameZone`.
-    SameZone,
-    /// `PreferSameNode`.
-    SameNode,
-}
-
-/// One service, merged from all clusters that declare or export it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MeshService {
-    /// The declaration that decides: Kubernetes before ServiceEntry before import, our own cluster before others.
-    pub service: Service,
-    /// Addresses by declaring cluster; a client uses those of its own cluster where there are some.
-    pub vips: BTreeMap<ClusterId, Vec<IpAddr>>,
-    /// Identities that may answer, over all clusters, sorted.
-    pub identities: Vec<SpiffeId>,
-    /// Those of them that our own cluster's workloads have, ready or not.
-    pub own_identities: Vec<SpiffeId>,
-    /// SANs that a ServiceEntry lists.
-    pub subject_alt_names: Vec<Arc<str>>,
-    /// Prefer near endpoints, as the Service asks.
-    pub traffic_distribution: Option<TrafficDistribution>,
-    /// Only endpoints of the client's own cluster count (`kube-system`, `kubernetes`).
-    pub cluster_local: bool,
-    /// Endpoints that are not ready count as ready (`publishNotReadyAddresses`).
-    pub publish_not_ready: bool,
-    /// May peers see it (label `isthmus.io/export`, annotation `networking.istio.io/exportTo`)?
-    pub exportable: bool,
-    /// Peers that export it to us.
-    pub imported_from: BTreeSet<ClusterId>,
-}
-
-impl MeshService {
-    /// Its key.
-    #[must_use]
-    pub fn key(&self) -> ServiceKey {
-        ServiceKey::new(self.service.host.clone(), self.service.namespace.clone())
-    }
-
-    /// The addresses that a client of `cluster` uses: that cluster's own, else the base declaration's (another cluster's VIP is
-    /// shown only when the own cluster has none), else the allocated ones.
-    #[must_use]
-    pub fn addresses(&self, cluster: &ClusterId) -> &[IpAddr] {
-        match self.vips.get(cluster) {
-            Some(own) if !own.is_empty() => own,
-            _ if !self.service.addresses.is_empty() => &self.service.addresses,
-            _ => &self.service.auto_addresses,
-        }
-    }
-}
-
-/// What a workload was declared as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum WorkloadKind {
-    /// A Pod.
-    Pod,
-    /// A WorkloadEntry.
-    Entry,
-}
-
-/// What names a workload.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WorkloadKey {
-    /// Cluster that declares it.
-    pub cluster: ClusterId,
-    /// Namespace.
-    pub namespace: Namespace,
-    /// Name of the object.
-    pub name: Arc<str>,
-    /// Kind of the object.
-    pub kind: WorkloadKind,
-}
-
-/// One pod or VM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Workload {
-    /// Its name.
-    pub key: WorkloadKey,
-    /// IP addresses; a WorkloadEntry may have a host name instead.
-    pub addresses: Vec<Arc<str>>,
-    /// Own labels and topology labels.
-    pub labels: Labels,
-    /// Identity, when a service account is known.
-    pub identity: Option<SpiffeId>,
-    /// Mutual TLS or plain.
-    pub tls: TlsMode,
-    /// Where it runs.
-    pub locality: Locality,
-    /// Its network.
-    pub network: NetworkId,
-    /// Named ports.
-    pub ports: BTreeMap<Arc<str>, u16>,
-    /// Weight.
-    pub weight: u32,
-    /// Readiness of the object itself.
-    pub health: Health,
-    /// Host name within `subdomain`, of a StatefulSet's Pod.
-    pub hostname: Option<Arc<str>>,
-    /// The headless service that names it.
-    pub subdomain: Option<Arc<str>>,
-}
-
-impl Workload {
-    /// Its addresses that are IPs.
-    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
-        self.addresses.iter().filter_map(|address| address.parse().ok())
-    }
-}
-
-/// All gateways through which networks are entered, sorted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Gateways {
-    /// Sorted and without duplicates.
-    pub all: Vec<NetworkGateway>,
-}
-
-impl Gateways {
-    /// The gateways for an endpoint of a network and cluster: those of that cluster, else all of that network.
-    #[must_use]
-    pub fn of(&self, network: &NetworkId, cluster: &ClusterId) -> Vec<&NetworkGateway> {
-        let same: Vec<_> = self.all.iter().filter(|gateway| gateway.network == *network).collect();
-        let own: Vec<_> = same.iter().copied().filter(|gateway| gateway.cluster == *cluster).collect();
-        if own.is_empty() { same } else { own }
-    }
-
-    /// The least common multiple over the numbers of gateways of each network and of each network and cluster: with weights
-    /// scaled by it, a share for each gateway is a whole number.
-    #[must_use]
-    pub fn scale(&self) -> u32 {
-        let mut counts: BTreeMap<(&NetworkId, Option<&ClusterId>), u64> = BTreeMap::new();
-        for gateway in &self.all {
-            *counts.entry((&gateway.network, None)).or_default() += 1;
-            *counts.entry((&gateway.network, Some(&gateway.cluster))).or_default() += 1;
-        }
-        let lcm = counts.values().fold(1_u64, |lcm, count| {
-            let next = lcm / gcd(lcm, *count) * count;
-            next.min(u64::from(u32::MAX))
-        });
-        u32::try_from(lcm).unwrap_or(u32::MAX)
-    }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
+pub use gateways::Gateways;
+pub use service::{MeshService, ServiceKey, TrafficDistribution};
+pub use workload::{Workload, WorkloadKey, WorkloadKind};
 
 /// How much of a peer is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
