@@ -1,3 +1,10 @@
-//! The command isthmus: certificates, links, tokens, inspection.
+//! The command `isthmus`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = isthmus_cli::Args::parse();
+    isthmus_process::run("isthmus", || isthmus_cli::run(args))
+}

@@ -1,0 +1,196 @@
+//! `isthmus proxy-config`.
+
+use anyhow::Context;
+use comfy_table::Cell;
+use serde_json::Value;
+
+use crate::api::Api;
+use crate::args::{Format, ProxyConfigArgs, ProxyPart, ServerArgs};
+use crate::output::{self, Verdict, cell, heading, judged, table};
+
+/// Asks the control plane what it sent to a proxy.
+pub(crate) async fn run(server: &ServerArgs, args: &ProxyConfigArgs) -> anyhow::Result<()> {
+    let api = Api::connect(server).await?;
+    let parts: &[&str] = match args.what {
+        ProxyPart::Listeners => &["listeners"],
+        ProxyPart::Clusters => &["clusters"],
+        ProxyPart::Endpoints => &["endpoints"],
+        ProxyPart::Names => &["names"],
+        ProxyPart::All => &["listeners", "clusters", "endpoints", "names"],
+    };
+    let mut found = serde_json::Map::new();
+    for part in parts {
+        let path = format!("/debug/isthmus/proxy/{}/{}?type={part}", args.proxy.namespace, args.proxy.name);
+        let body = api.within(api.cluster.raw_get(&path)).await.with_context(|| {
+            format!(
+                "{part} of {}.{}; `isthmus status` lists the proxies",
+                args.proxy.name, args.proxy.namespace
+            )
+        })?;
+        let value: Value = serde_json::from_str(&body).with_context(|| format!("the answer of {path}"))?;
+        found.insert((*part).to_string(), value);
+    }
+    match args.output.output {
+        Format::Text => {
+            let sections: Vec<String> = found.iter().map(|(part, value)| section(part, value)).collect();
+            output::print(&sections.join("\n"))
+        }
+        // One part is the answer itself.
+        other => match found.into_iter().collect::<Vec<_>>().as_slice() {
+            [(_, only)] => output::structured(only, other),
+            all => output::structured(&all.iter().cloned().collect::<serde_json::Map<_, _>>(), other),
+        },
+    }
+}
+
+/// One part as a table.
+fn section(part: &str, value: &Value) -> String {
+    // The control plane answers with a list, or with an object that holds it.
+    let items = value.as_array().or_else(|| value.get(part).and_then(Value::as_array));
+    let Some(items) = items else { return format!("{}{value:#}\n", heading(part)) };
+    if items.is_empty() {
+        return format!("no {part}\n");
+    }
+    match part {
+        "listeners" => listeners(items),
+        "clusters" => {
+            rows(items, &["name", "type", "connectTimeout", "transportSockets", "outlierDetection"])
+        }
+        "endpoints" => rows(
+            items,
+            &["cluster", "address", "priority", "locality", "weight", "health", "tls", "workload"],
+        ),
+        _ => rows(items, &["host", "addresses", "registry"]),
+    }
+}
+
+/// A row for each filter chain.
+fn listeners(items: &[Value]) -> String {
+    let mut all = Vec::new();
+    for listener in items {
+        let chains = listener["chains"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for chain in chains {
+            all.push(vec![
+                written(&listener["name"]),
+                written(&listener["address"]),
+                cell(matches(&chain["match"])),
+                cell(if chain["tls"] == true { "mutual" } else { "" }),
+                written(&chain["filters"]),
+                written(&chain["clusters"]),
+            ]);
+        }
+        if chains.is_empty() {
+            let problem = listener["error"].as_str().map(|error| format!("unreadable: {error}"));
+            let problem = cell(problem.unwrap_or_else(|| "no filter chain".to_string()));
+            all.push(vec![written(&listener["name"]), written(&listener["address"]), problem]);
+        }
+    }
+    table(&["LISTENER", "ADDRESS", "WHEN", "TLS", "FILTERS", "TO"], all)
+}
+
+/// `port 9080, tls, alpn istio`; `any` for the chain that takes what no other does.
+fn matches(condition: &Value) -> String {
+    let mut parts = Vec::new();
+    let list = |name: &str| match &condition[name] {
+        Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+        _ => String::new(),
+    };
+    if let Some(port) = condition["port"].as_u64() {
+        parts.push(format!("port {port}"));
+    }
+    if let Some(transport) = condition["transport"].as_str().filter(|text| !text.is_empty()) {
+        parts.push(transport.to_string());
+    }
+    for (name, word) in [("serverNames", "sni"), ("alpn", "alpn")] {
+        let listed = list(name);
+        if !listed.is_empty() {
+            parts.push(format!("{word} {listed}"));
+        }
+    }
+    if parts.is_empty() { "any".to_string() } else { parts.join(", ") }
+}
+
+/// These members as columns; `error` beside them where a resource could not be read.
+fn rows(items: &[Value], members: &[&str]) -> String {
+    let mut members = members.to_vec();
+    if items.iter().any(|item| item["error"].is_string()) {
+        members.push("error");
+    }
+    let headers: Vec<String> = members.iter().map(|name| spaced(name)).collect();
+    let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+    let row = |item: &Value| members.iter().map(|name| written(&item[*name])).collect();
+    table(&headers, items.iter().map(row).collect())
+}
+
+/// `connectTimeout` as `CONNECT TIMEOUT`.
+fn spaced(name: &str) -> String {
+    let mut text = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() {
+            text.push(' ');
+        }
+        text.extend(letter.to_uppercase());
+    }
+    text
+}
+
+fn written(value: &Value) -> Cell {
+    let plain = |item: &Value| match item {
+        // A cluster with its share.
+        Value::Object(members) if members.contains_key("weight") => {
+            format!(
+                "{} ({})",
+                members.get("cluster").and_then(Value::as_str).unwrap_or("?"),
+                members["weight"]
+            )
+        }
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match value {
+        Value::Null => cell(""),
+        Value::Bool(true) => cell("yes"),
+        Value::Bool(false) => cell("no"),
+        Value::String(text) if text == "HEALTHY" => judged(text, Verdict::Good),
+        Value::String(text) if text == "UNHEALTHY" => judged(text, Verdict::Bad),
+        Value::Array(items) => cell(items.iter().map(plain).collect::<Vec<_>>().join(",")),
+        other => cell(plain(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn shown(part: &str, value: &Value) -> String {
+        anstream::adapter::strip_str(&section(part, value)).to_string()
+    }
+
+    #[test]
+    fn every_filter_chain_is_a_row_that_says_when_it_applies() {
+        let value = json!([{
+            "name": "virtualInbound", "address": "0.0.0.0:15006",
+            "chains": [
+                { "filters": ["rbac", "tcp_proxy"], "clusters": ["inbound|9080||"], "tls": true,
+                  "match": { "port": 9080, "transport": "tls", "serverNames": [], "alpn": ["istio"] } },
+                { "filters": ["tcp_proxy"], "clusters": [{ "cluster": "a", "weight": 80 }], "tls": false },
+            ],
+        }]);
+        let expected = "\
+LISTENER        ADDRESS        WHEN                        TLS     FILTERS         TO
+virtualInbound  0.0.0.0:15006  port 9080, tls, alpn istio  mutual  rbac,tcp_proxy  inbound|9080||
+virtualInbound  0.0.0.0:15006  any                         -       tcp_proxy       a (80)
+";
+        assert_eq!(shown("listeners", &value), expected);
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_shown_beside_the_rest() {
+        let value = json!([{ "name": "ok", "type": "EDS", "outlierDetection": true }, { "name": "broken", "error": "no" }]);
+        let text = shown("clusters", &value);
+        assert!(text.lines().next().unwrap().ends_with("OUTLIER DETECTION  ERROR"), "{text}");
+        assert_eq!(shown("names", &json!([])), "no names\n");
+    }
+}
