@@ -47,6 +47,12 @@ pub(crate) enum ConnectError {
     Timeout(Duration),
     #[error("TLS: {0}")]
     Tls(HandshakeError),
+    /// It connected, took the client's hello and broke off.
+    #[error("no answer to the client hello: {0}")]
+    Unanswered(io::Error),
+    /// It connected and says nothing.
+    #[error("no answer to the client hello within {} ms", .0.as_millis())]
+    Silent(Duration),
 }
 
 impl ConnectError {
@@ -58,6 +64,8 @@ impl ConnectError {
             Self::Timeout(_) => "connect_timeout",
             Self::Tls(HandshakeError::Timeout(_)) => "tls_timeout",
             Self::Tls(error) => error.label(),
+            Self::Unanswered(_) => "hello_unanswered",
+            Self::Silent(_) => "hello_answer_timeout",
         }
     }
 

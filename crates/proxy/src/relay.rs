@@ -114,16 +114,18 @@ enum Failure {
     Writer(io::Error),
 }
 
-/// Joins `downstream` and `upstream`. The host hears of the first byte that upstream sends.
+/// Joins `downstream` and `upstream`. The host hears of the first byte that upstream sends. `forwarded` bytes went upstream before.
 pub(crate) async fn relay(
     mut downstream: Stream,
     mut upstream: Stream,
     host: Option<Arc<Host>>,
+    forwarded: u64,
     meter: Meter,
     patience: Patience,
     stop: &Signal,
 ) -> Outcome {
     let mut received = Half { counter: meter.received, ..Half::default() };
+    received.count(forwarded);
     let mut sent = Half { counter: meter.sent, first: host, ..Half::default() };
     let end = {
         let mut cut = pin!(stop.cut());

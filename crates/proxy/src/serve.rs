@@ -28,6 +28,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 struct Joined {
     downstream: Stream,
     upstream: Reached,
+    /// Bytes of the downstream that the upstream has already.
+    forwarded: u64,
     timing: Timing,
 }
 
@@ -59,7 +61,8 @@ pub(crate) async fn serve(
     let host = record.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.host));
     let stop = shared.tasks.signal();
     let Reached { stream: upstream, active, occupied } = joined.upstream;
-    let outcome = relay(joined.downstream, upstream, host, counters.meter(), patience, &stop).await;
+    let (downstream, forwarded) = (joined.downstream, joined.forwarded);
+    let outcome = relay(downstream, upstream, host, forwarded, counters.meter(), patience, &stop).await;
     if outcome.sent == 0
         && let End::Upstream(error) = &outcome.end
         && is_broken(error)
@@ -98,7 +101,7 @@ async fn join(shared: &Arc<Shared>, stream: TcpStream, record: &mut Record) -> R
         record.listener = listener;
     }
     let listener = Arc::clone(&record.listener);
-    let (chain, first) = match find_chain(shared, &listener, &stream, destination, record).await {
+    let (chain, mut first) = match find_chain(shared, &listener, &stream, destination, record).await {
         Ok(found) => found,
         Err(refusal) => {
             reset(&stream);
@@ -109,6 +112,9 @@ async fn join(shared: &Arc<Shared>, stream: TcpStream, record: &mut Record) -> R
     let target = chain.target.choose();
     let cluster = target.and_then(|name| shared.tables.cluster(name));
     record.cluster.clone_from(&cluster);
+    // A ClientHello that is passed on may be said to more than one endpoint; what is terminated here stays with the stream.
+    let passed_hello = chain.tls.is_none() && record.server_name.is_some() && !first.is_empty();
+    let hello = if passed_hello { std::mem::take(&mut first) } else { Vec::new() };
     let downstream = open(shared, &chain, cluster.as_deref(), stream, first, destination, record).await?;
     if let Err(refusal) = authorize(shared, &chain, destination, record) {
         farewell(downstream).await;
@@ -117,8 +123,11 @@ async fn join(shared: &Arc<Shared>, stream: TcpStream, record: &mut Record) -> R
     let refusal = match (cluster, target) {
         (Some(cluster), _) => {
             let attempts = chain.attempts.unwrap_or(shared.config.limits.attempts);
-            match reach(shared, &cluster, destination, attempts, record).await {
-                Ok(upstream) => return Ok(Joined { downstream, upstream, timing: chain.timing }),
+            match reach(shared, &cluster, destination, attempts, &hello, record).await {
+                Ok(upstream) => {
+                    let forwarded = hello.len() as u64;
+                    return Ok(Joined { downstream, upstream, forwarded, timing: chain.timing });
+                }
                 Err(refusal) => refusal,
             }
         }

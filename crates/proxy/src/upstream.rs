@@ -1,13 +1,21 @@
 //! From a cluster to a connection: picks endpoints until one answers.
+//!
+//! A gateway goes one step further than a connection. It knows that the first bytes it forwards are a ClientHello, which may be
+//! said again to someone else: so an endpoint has answered only when its first byte is there. A workload that is stopped, or
+//! whose proxy is, costs no request while another one lives.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
 
 use crate::access::{Flag, Peer, Record, Refusal};
 use crate::balance::Active;
 use crate::cluster::{Cluster, Occupied};
-use crate::connect::Connected;
+use crate::connect::{ConnectError, Connected};
 use crate::resource::cluster::Kind;
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -20,19 +28,26 @@ pub(crate) struct Reached {
 }
 
 /// Connects. Nothing of the downstream was sent yet, so a failure costs it nothing while another endpoint answers: up to
-/// `attempts` are tried, each within the cluster's connect timeout.
+/// `attempts` are tried, each within the cluster's connect timeout. A `hello` is said to the endpoint, which then must answer.
 pub(crate) async fn reach(
     shared: &Shared,
     cluster: &Arc<Cluster>,
     destination: SocketAddr,
     attempts: u32,
+    hello: &[u8],
     record: &mut Record,
 ) -> Result<Reached, Refusal> {
     let Some(occupied) = cluster.occupy() else {
         return Err(Refusal::new(Flag::Overflow, "the cluster's max_connections are in use"));
     };
     if matches!(cluster.config.kind, Kind::OriginalDestination) {
-        return original(shared, cluster, destination, occupied, record).await;
+        let mut reached = original(shared, cluster, destination, occupied, record).await?;
+        reached
+            .stream
+            .write_all(hello)
+            .await
+            .map_err(|error| Refusal::new(Flag::UpstreamFailure, error.to_string()))?;
+        return Ok(reached);
     }
     if tokio::time::timeout(cluster.config.connect_timeout, cluster.known()).await.is_err() {
         return Err(Refusal::new(Flag::NoHealthyUpstream, "endpoints are not known yet"));
@@ -45,7 +60,19 @@ pub(crate) async fn reach(
         record.attempts += 1;
         record.upstream_address = Some(address);
         let active = endpoint.host.begin();
-        match shared.connector.connect(cluster, address, &endpoint.transport).await {
+        let connected = async {
+            let mut connected = shared.connector.connect(cluster, address, &endpoint.transport).await?;
+            if !hello.is_empty() {
+                let others = || {
+                    let mut tried = tried.clone();
+                    tried.insert(address);
+                    cluster.pick(&tried).is_some()
+                };
+                greet(&mut connected.stream, hello, cluster.config.connect_timeout, others).await?;
+            }
+            Ok::<_, ConnectError>(connected)
+        };
+        match connected.await {
             Ok(Connected { stream, peer }) => {
                 endpoint.host.connected();
                 record.upstream = peer.as_ref().map(Peer::from);
@@ -66,6 +93,33 @@ pub(crate) async fn reach(
         Some(error) if record.attempts >= attempts => Refusal::new(Flag::RetryLimit, error.to_string()),
         Some(error) => Refusal::new(Flag::UpstreamFailure, error.to_string()),
     })
+}
+
+/// Says the hello and waits for the first byte of an answer, which stays unread. While there are others to ask it waits half of
+/// the time only: the client's own patience is hardly longer, and must last for another endpoint.
+async fn greet(
+    stream: &mut Stream,
+    hello: &[u8],
+    within: Duration,
+    others: impl Fn() -> bool,
+) -> Result<(), ConnectError> {
+    let answered = async {
+        stream.write_all(hello).await?;
+        stream.flush().await?;
+        match stream.tcp().peek(&mut [0]).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    };
+    tokio::pin!(answered);
+    for _ in 0..2 {
+        match tokio::time::timeout(within / 2, &mut answered).await {
+            Ok(answered) => return answered.map_err(ConnectError::Unanswered),
+            Err(_) if others() => return Err(ConnectError::Silent(within / 2)),
+            Err(_) => {}
+        }
+    }
+    Err(ConnectError::Silent(within))
 }
 
 async fn original(

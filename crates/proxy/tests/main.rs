@@ -5,6 +5,8 @@
 mod contract;
 #[path = "main/failover.rs"]
 mod failover;
+#[path = "main/garbage.rs"]
+mod garbage;
 #[path = "main/gateway.rs"]
 mod gateway;
 #[path = "main/inbound.rs"]

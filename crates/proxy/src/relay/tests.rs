@@ -27,7 +27,8 @@ async fn joined(
     let stop = drain.signal();
     let downstream = Stream::plain(prefix.to_vec(), downstream);
     TaskGroup::new("test", drain.clone()).spawn_infallible("relay", async move {
-        let done = relay(downstream, Stream::Plain(upstream), None, Meter::default(), patience, &stop).await;
+        let done =
+            relay(downstream, Stream::Plain(upstream), None, 0, Meter::default(), patience, &stop).await;
         let _ = tell.send(done);
     });
     (client, server, outcome)
@@ -129,7 +130,7 @@ async fn an_idle_connection_is_small() {
     let (client, server) = (pair().await.0, pair().await.0);
     let begun = Stream::Begun(Prefixed::new(Vec::new(), server));
     let stop = Drain::new().signal();
-    let future = relay(Stream::Plain(client), begun, None, Meter::default(), Patience::default(), &stop);
+    let future = relay(Stream::Plain(client), begun, None, 0, Meter::default(), Patience::default(), &stop);
     // Its two sockets cost about half a kilobyte more in the runtime.
     let size = std::mem::size_of_val(&future);
     assert!(size <= 1024, "{size} bytes");

@@ -161,3 +161,27 @@ async fn a_listener_that_is_removed_stops_listening_and_may_come_back_elsewhere(
     let answer = ask(border.client.capture(VIP.parse().unwrap()).await, "stars").await.unwrap();
     assert_eq!(answer, "west:stars");
 }
+
+#[tokio::test]
+async fn a_gateway_says_the_hello_again_when_an_endpoint_does_not_answer() {
+    let border = border(Limits::default()).await;
+    let (stopped, broken) = (Server::start(Does::Hang).await, Server::start(Does::Reset).await);
+    let well = border.workload.address("virtualInbound");
+    let mut cluster = plain_cluster(SNI);
+    cluster.connect_timeout = time(Duration::from_millis(300));
+    // The two that fail come first; the gateway must get past both within one client's handshake.
+    let priorities = [stopped.address, broken.address, well].map(|at| vec![endpoint(at, true)]);
+    border.gateway.take(
+        vec![with_outlier(cluster, 1, Duration::from_secs(30))],
+        vec![assignment(SNI, priorities.into())],
+        vec![],
+    );
+    for _ in 0..3 {
+        let answer = ask(border.client.capture(VIP.parse().unwrap()).await, "stars").await.unwrap();
+        assert_eq!(answer, "west:stars");
+    }
+    let failed = |cause| border.gateway.count("isthmus_upstream_failures_total", &[cause]);
+    assert_eq!(failed("cause=\"hello_answer_timeout\""), 1, "once, then it is ejected");
+    assert_eq!(failed("cause=\"hello_unanswered\""), 1);
+    assert_eq!(border.client.count("isthmus_upstream_failures_total", &[]), 0, "the client noticed nothing");
+}
