@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers")]
 
+mod balance;
 mod bookinfo;
 mod cost;
 mod gateways;
