@@ -180,7 +180,12 @@ impl Agent {
         dns.run(&group);
         group.spawn("proxy", OnFailure::Stop, {
             let (proxy, drain) = (proxy.clone(), drain.clone());
-            async move { proxy.run(&drain).await }
+            async move {
+                let ended = proxy.run(&drain).await;
+                // Its last connection has ended: what still runs only waits for the grace to pass.
+                drain.immediate();
+                ended
+            }
         });
         let cert_metrics = registry.register(|registry| {
             identity::Metrics::register(registry.sub_registry_with_prefix("istio_agent"))

@@ -9,7 +9,8 @@ use prost::{DecodeError, Message};
 pub const INBOUND: &str = "virtualInbound";
 
 /// Reads it off the filter chains: a port is strict when no chain for it would take a connection in plaintext. Envoy picks
-/// the chains of a port before anything else, so that chains without a port do not speak for ports that have their own.
+/// the chains of a port before anything else, so that chains without a port do not speak for ports that have their own; the
+/// default chain takes what no chain took, on every port.
 ///
 /// # Errors
 /// When the message cannot be decoded.
@@ -24,9 +25,11 @@ pub(super) fn read(body: &Bytes) -> Result<Strict, DecodeError> {
             None => general.push(chain),
         }
     }
+    if listener.default_filter_chain.as_ref().is_some_and(takes_plaintext) {
+        return Ok(Strict::default());
+    }
     found.ports = &found.ports - &found.open;
-    let fallback = listener.default_filter_chain.as_ref().is_some_and(takes_plaintext);
-    found.others = !general.is_empty() && !general.iter().any(|chain| takes_plaintext(chain)) && !fallback;
+    found.others = !general.is_empty() && !general.iter().any(|chain| takes_plaintext(chain));
     Ok(found)
 }
 
@@ -89,5 +92,15 @@ mod tests {
         assert!(found.others);
         assert_eq!(found.open, BTreeSet::from([8080]));
         assert!(!of(vec![]).others);
+    }
+
+    #[test]
+    fn a_default_chain_in_plaintext_leaves_nothing_strict() {
+        let listener = Listener {
+            filter_chains: vec![chain(Some(3306), "tls", true)],
+            default_filter_chain: Some(FilterChain::default()),
+            ..Default::default()
+        };
+        assert_eq!(read(&listener.encode_to_vec().into()).unwrap(), Strict::default());
     }
 }

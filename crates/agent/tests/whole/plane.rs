@@ -1,3 +1,5 @@
+#![allow(dead_code, reason = "the tests of several packages use a part each")]
+
 //! A control plane small enough to be read: joins, certificates and discovery over TLS on loopback.
 
 use std::collections::BTreeSet;
