@@ -13,17 +13,17 @@ use isthmus_model::{ClusterId, NamespacedName, NetworkId, TrustDomain};
     version,
     about = "Joins clusters and virtual machines into one mesh",
     long_about = "Joins clusters and virtual machines into one mesh.\n\n\
-        isthmus makes the mesh's certificates, links clusters, writes the tokens with which machines join, and shows what\n\
-        the mesh is doing. It speaks to API servers with a kubeconfig, as kubectl does: that of a Kubernetes cluster, or the\n\
+        isthmus makes the mesh's certificates, links clusters, writes the tokens with which machines join, and shows what \
+        the mesh is doing. It speaks to API servers with a kubeconfig, as kubectl does: that of a Kubernetes cluster, or the \
         admin.kubeconfig that `isthmus-primary --standalone` writes into its data directory.",
     after_help = "\
 A mesh of two clusters, from nothing:
-  isthmus ca root --out root                                        # on a machine that goes offline afterwards
-  isthmus ca intermediate --root root --cluster east --out east-ca  # one for each cluster
+  isthmus ca root --out root                   # on a machine that then goes offline
+  isthmus ca intermediate --root root --cluster east --out east-ca
   isthmus ca intermediate --root root --cluster west --out west-ca
-  isthmus --context east link create --to west                      # prints a token …
-  isthmus --context west link accept TOKEN                          # … that the other side takes
-  isthmus --context west vm token --group shop/database             # a machine joins with what this prints
+  isthmus --context east link create --to west             # prints a token …
+  isthmus --context west link accept TOKEN                 # … for the other side
+  isthmus --context west vm token --group shop/database    # for a machine to join
   isthmus --all-contexts status
 
 Exit codes: 0 done, 1 failed, 2 wrong usage",
@@ -115,7 +115,7 @@ Examples:
   isthmus ca root --out root
   isthmus ca root --out root --trust-domain shop.example --lifetime 7300d
 
-Writes root-cert.pem and root-key.pem. No running program ever needs root-key.pem: keep the directory on a machine or a
+Writes root-cert.pem and root-key.pem. No running program ever needs root-key.pem: keep the directory on a machine or a \
 medium that is not on the network, and bring it out for `isthmus ca intermediate`.")]
     Root(CaRootArgs),
     /// Sign the certificate authority of one cluster
@@ -125,8 +125,8 @@ Examples:
   isthmus-primary --standalone --cluster east --cacerts east-ca …
   kubectl create secret generic cacerts -n istio-system --from-file=east-ca   # on Kubernetes
 
-Writes ca-cert.pem, ca-key.pem, root-cert.pem and cert-chain.pem, as Istio lays them out. The intermediate may sign
-workloads of the trust domain, and control planes of its own cluster only: another cluster's name in a certificate of
+Writes ca-cert.pem, ca-key.pem, root-cert.pem and cert-chain.pem, as Istio lays them out. The intermediate may sign \
+workloads of the trust domain, and control planes of its own cluster only: another cluster's name in a certificate of \
 its is refused by every TLS library.")]
     Intermediate(CaIntermediateArgs),
 }
@@ -181,7 +181,7 @@ Examples:
   TOKEN=$(isthmus vm token --group shop/database)
   ssh machine isthmus-vm-agent join \"$TOKEN\"
 
-The machine's WorkloadEntry is made from the WorkloadGroup when it joins. Its identity is the group's service account and
+The machine's WorkloadEntry is made from the WorkloadGroup when it joins. Its identity is the group's service account and \
 renews itself from then on: no second token is needed.")]
     Token(VmTokenArgs),
 }
@@ -203,9 +203,10 @@ pub(crate) enum HostCommand {
     /// Print a token with which a host runs workloads of these service accounts
     #[command(after_help = "\
 Examples:
-  isthmus host token --service-account shop/cart,shop/checkout > host.token
-  isthmus-sidecar run --token-file host.token --service-account shop/cart --labels app=cart --port http=8080 -- ./cart
-  isthmus host token --service-account istio-system/istio-eastwestgateway > gateway.token
+  isthmus host token --service-account shop/cart,shop/checkout --out host.token
+  isthmus-sidecar run --token-file host.token --service-account shop/cart \\
+    --labels app=cart --port http=8080 -- ./cart
+  isthmus host token --service-account istio-system/istio-eastwestgateway --out gw.token
 
 The token stays valid until it expires or its Secret is deleted:
   kubectl -n istio-system get secrets --field-selector type=isthmus.io/host")]
@@ -234,6 +235,9 @@ pub(crate) struct MachineArgs {
     /// machine is in another network]
     #[arg(long = "address", value_name = "HOST:PORT", value_parser = host_port)]
     pub(crate) addresses: Vec<String>,
+    /// Write the token into this file, readable by its owner only [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -246,7 +250,7 @@ Examples:
   isthmus --context east link create --to west
   isthmus --context west link accept \"$(isthmus --context east link create --to west)\"
 
-Both clusters must have certificates under one root and the same mesh ID. The accepting side calls, through the offering
+Both clusters must have certificates under one root and the same mesh ID. The accepting side calls, through the offering \
 side's east-west gateways; no API server credentials cross the border.")]
     Create(LinkCreateArgs),
     /// Accept a link that another cluster offered
@@ -358,11 +362,8 @@ pub(crate) struct OutputArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For a person
     Text,
-    /// For scripts
     Json,
-    /// For scripts and eyes
     Yaml,
 }
 

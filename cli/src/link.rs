@@ -172,25 +172,43 @@ async fn remove(server: &ServerArgs, cluster: &ClusterId) -> anyhow::Result<()> 
 async fn list(server: &ServerArgs, args: OutputArgs) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let mut links = Vec::new();
+    let mut silent = Vec::new();
     for api in Api::connect_all(server).await? {
-        for peer in api.within(api.cluster.list(Kind::Peer, None, None)).await? {
+        let peers = match api.within(api.cluster.list(Kind::Peer, None, None)).await {
+            Ok(peers) => peers,
+            // One cluster that does not answer must not hide the others.
+            Err(error) if server.all_contexts => {
+                output::advise(&format!("context {}: {error:#}", api.context()));
+                silent.push(api.context().to_string());
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for peer in peers {
             rows.push(row(api.context(), &peer));
             links.push(json!({
-                "context": api.context(), "cluster": peer["metadata"]["name"], "spec": peer["spec"], "status": peer["status"],
+                "context": api.context(),
+                "cluster": peer["metadata"]["name"],
+                "spec": peer["spec"],
+                "status": peer["status"],
             }));
         }
     }
     match args.output {
-        Format::Text if rows.is_empty() => {
+        Format::Text if rows.is_empty() && silent.is_empty() => {
             output::advise("no links; make one with\n  isthmus --context ONE link create --to OTHER");
-            Ok(())
         }
+        Format::Text if rows.is_empty() => {}
         Format::Text => output::print(&output::table(
             &["CONTEXT", "LINK", "STATE", "SYNCED", "LAST HEARD", "SERVICES", "CALLS", "PROBLEM"],
             rows,
-        )),
-        other => output::structured(&links, other),
+        ))?,
+        other => output::structured(&links, other)?,
     }
+    if !silent.is_empty() {
+        bail!("no answer from {}", silent.join(", "));
+    }
+    Ok(())
 }
 
 fn row(context: &str, peer: &Value) -> Vec<comfy_table::Cell> {

@@ -1,5 +1,10 @@
 //! `isthmus vm token`, `isthmus host token`.
 
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
 use anyhow::{Context, bail};
 use isthmus_kube::mesh::{HOST_AUDIENCE, SYSTEM_NAMESPACE, VM_AUDIENCE};
 use isthmus_model::token::{self, JoinToken};
@@ -44,7 +49,7 @@ pub(crate) async fn vm(server: &ServerArgs, args: &VmTokenArgs) -> anyhow::Resul
     };
     let bearer = grant.issue(&api, args.ttl).await?;
     let token = token(token::Grant::Vm(args.group.clone()), &mesh, network, addresses, &bearer);
-    show(&token, &bearer, args.machine.output.output)?;
+    show(&token, &bearer, &args.machine)?;
     output::advise(&format!(
         "\none machine joins {} with it, once, until {}; on the machine:\n  isthmus-vm-agent join TOKEN",
         args.group, bearer.expires
@@ -74,7 +79,7 @@ pub(crate) async fn host(server: &ServerArgs, args: &HostTokenArgs) -> anyhow::R
     let bearer = grant.issue(&api, args.ttl).await?;
     let grant = token::Grant::Host(args.service_accounts.clone());
     let token = token(grant, &mesh, network, addresses, &bearer);
-    show(&token, &bearer, args.machine.output.output)?;
+    show(&token, &bearer, &args.machine)?;
     output::advise(&format!(
         "\nworkloads run as {} with it until {}, or until it is revoked:\n  kubectl -n {SYSTEM_NAMESPACE} delete secret {}\n\
          on the host:\n  isthmus-sidecar run --token-file FILE --service-account {} --labels app=NAME -- COMMAND",
@@ -162,9 +167,17 @@ fn token(
     }
 }
 
-fn show(token: &JoinToken, bearer: &Bearer, format: Format) -> anyhow::Result<()> {
-    if format == Format::Text {
-        return output::print(&format!("{token}\n"));
+fn show(token: &JoinToken, bearer: &Bearer, machine: &MachineArgs) -> anyhow::Result<()> {
+    if let Some(file) = &machine.out {
+        write_secret(file, &format!("{token}\n")).with_context(|| format!("writing {}", file.display()))?;
+    }
+    let format = machine.output.output;
+    match (format, &machine.out) {
+        (Format::Text, None) => return output::print(&format!("{token}\n")),
+        (Format::Text, Some(file)) => {
+            return output::print(&format!("token written to {}\n", file.display()));
+        }
+        _ => {}
     }
     let value = json!({
         "token": token.to_string(),
@@ -175,4 +188,13 @@ fn show(token: &JoinToken, bearer: &Bearer, format: Format) -> anyhow::Result<()
         "expires": bearer.expires,
     });
     output::structured(&value, format)
+}
+
+/// Writes a file that only its owner can read; one that is there is replaced, whoever could read it.
+fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
