@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use isthmus_lifecycle::Signal;
 use isthmus_proxy::Limits;
 use isthmus_testkit::MeshCa;
 use isthmus_tls::{ClientCertificate, Expected, Identity};
@@ -93,6 +92,39 @@ async fn strangers_of_three_kinds_are_refused_and_counted() {
 }
 
 #[tokio::test]
+async fn the_access_log_says_who_came_and_why_it_was_refused() {
+    let logs = isthmus_testkit::Logs::capture();
+    let ca = MeshCa::new();
+    let (proxy, _server) = workload(&ca, Does::Echo("db:"), Mode::Strict, Some(RATINGS)).await;
+    let (ratings, reviews) = (ca.workload("east", "default/ratings"), ca.workload("east", "default/reviews"));
+    let serial = |identity: &Identity| identity.leaf().unwrap().certificate().serial.to_string();
+    for identity in [&ratings, &reviews] {
+        let _ = ask_as(&proxy, identity, ClientCertificate::Send, &[b"istio"]).await;
+    }
+    let plain = TcpStream::connect(proxy.address("virtualInbound")).await.unwrap();
+    let _ = ask(plain, "GET / HTTP/1.1\r\n\r\n").await;
+    proxy.counted("istio_tcp_connections_closed_total", &[], 3).await;
+    let served = [
+        "access:",
+        "response_flags=\"-\"",
+        "bytes_received=1 bytes_sent=4",
+        "requested_server_name=outbound_.3306_._.mysqldb.vm.svc.cluster.local",
+        &format!("downstream_peer={RATINGS} downstream_peer_serial={}", serial(&ratings)),
+        "upstream_cluster=inbound|",
+        "upstream_host=127.0.0.1:",
+    ];
+    assert!(logs.has_line(&served), "{}", logs.text());
+    let denied = [
+        "response_flags=\"DENY\"",
+        "detail=rbac_access_denied_matched_policy[none]",
+        &format!("downstream_peer_serial={}", serial(&reviews)),
+    ];
+    assert!(logs.has_line(&denied), "{}", logs.text());
+    let refused = ["response_flags=\"TLS_FAILURE\"", "detail=plaintext where only mutual TLS is served"];
+    assert!(logs.has_line(&refused), "{}", logs.text());
+}
+
+#[tokio::test]
 async fn permissive_takes_mesh_tls_plaintext_and_servers_that_speak_first() {
     let ca = MeshCa::new();
     let (proxy, _server) = workload(&ca, Does::Greet("hi:"), Mode::Permissive, None).await;
@@ -149,6 +181,27 @@ async fn once_the_workload_refuses_clients_learn_it_before_the_handshake() {
 }
 
 #[tokio::test]
+async fn a_trusted_identity_of_a_domain_that_the_listener_does_not_name_is_refused() {
+    let (ca, partner) = (MeshCa::new(), MeshCa::in_domain("partner.example"));
+    let own = ca.workload("west", "vm/mysql");
+    own.update_trust(ca.trust().with_domain(partner.trust_domain().clone(), partner.roots_pem()).unwrap());
+    let proxy = Setup::new(own).start();
+    let server = Server::start(Does::Echo("db:")).await;
+    let port = server.address.port();
+    proxy.tell(server.address);
+    proxy.take(
+        vec![original_cluster(&format!("inbound|{port}||"), Some("127.0.0.6"))],
+        vec![],
+        vec![virtual_inbound(port, Mode::Strict, vec![])],
+    );
+    let stranger = partner.workload("east", "default/ratings");
+    stranger.update_trust(partner.trust().with_domain(ca.trust_domain().clone(), ca.roots_pem()).unwrap());
+    let answer = ask_as(&proxy, &stranger, ClientCertificate::Send, &[b"istio"]).await.unwrap_or_default();
+    assert_eq!(answer, "");
+    proxy.counted("isthmus_tls_refused_total", &["cause=\"san_mismatch\""], 1).await;
+}
+
+#[tokio::test]
 async fn a_leaf_that_is_replaced_is_used_by_the_next_handshake() {
     let ca = MeshCa::new();
     let (proxy, _server) = workload(&ca, Does::Echo("db:"), Mode::Strict, None).await;
@@ -157,5 +210,4 @@ async fn a_leaf_that_is_replaced_is_used_by_the_next_handshake() {
     ratings.update_material(&ca.workload_material("east", "default/ratings")).unwrap();
     assert_ne!(before, ratings.leaf().unwrap().certificate().serial);
     assert_eq!(ask_as(&proxy, &ratings, ClientCertificate::Send, &[b"istio"]).await.unwrap(), "db:x");
-    let _ = Signal::never();
 }
