@@ -1,0 +1,284 @@
+//! The built command against two API servers on loopback.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use isthmus_ca::{Intermediate, Root};
+use isthmus_lifecycle::{Clock, SystemClock};
+use isthmus_model::token::{Grant, JoinToken, LinkToken};
+use serde_json::{Value, json};
+
+use api::{Api, kubeconfig};
+
+mod api;
+
+const SECRETS: &str = "/api/v1/namespaces/istio-system/secrets";
+const PEERS: &str = "/apis/isthmus.io/v1alpha1/peers";
+
+/// Clusters `east` and `west` of one mesh, each with its description and its gateway.
+struct Pair {
+    place: tempfile::TempDir,
+    east: Api,
+    west: Api,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let roots = roots();
+        let pair = Self {
+            place: tempfile::tempdir().expect("a test has a temporary directory"),
+            east: cluster("east", "192.0.2.1", &roots),
+            west: cluster("west", "198.51.100.1", &roots),
+        };
+        let servers = [("east", pair.east.serve()), ("west", pair.west.serve())];
+        let servers: Vec<(&str, &str)> =
+            servers.iter().map(|(name, address)| (*name, address.as_str())).collect();
+        kubeconfig(&pair.place.path().join("config"), &servers);
+        pair
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        isthmus(self.place.path(), arguments)
+    }
+
+    fn says(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", err(&output));
+        out(&output)
+    }
+
+    fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", out(&output));
+        err(&output)
+    }
+}
+
+fn isthmus(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_isthmus"))
+        .args(["--kubeconfig", "config"])
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .expect("the built command starts")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("it writes UTF-8")
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("it writes UTF-8")
+}
+
+fn roots() -> String {
+    let day = std::time::Duration::from_secs(86_400);
+    let (root, _) =
+        Root::create(&"cluster.local".parse().expect("a domain"), day, SystemClock.now()).expect("a root");
+    root.intermediate(&Intermediate::new("east".parse().expect("a name")), SystemClock.now())
+        .expect("a signer")
+        .roots
+}
+
+fn cluster(name: &str, gateway: &str, roots: &str) -> Api {
+    let api = Api::default();
+    let system = "/api/v1/namespaces/istio-system";
+    api.put(&format!("{system}/configmaps/isthmus-mesh"), json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "isthmus-mesh", "namespace": "istio-system" },
+        "data": {
+            "meshId": "mesh1", "cluster": name, "network": name, "revision": "default", "trustDomain": "cluster.local",
+            "serverName": format!("default.{name}.federation.isthmus.internal"),
+            "addresses": format!("10.0.0.1:15012"), "roots.pem": roots,
+        },
+    }));
+    api.put(
+        &format!("{system}/services/istio-eastwestgateway"),
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {
+                "name": "istio-eastwestgateway", "namespace": "istio-system",
+                "labels": { "topology.istio.io/network": name },
+            },
+            "spec": {
+                "externalIPs": [gateway], "selector": { "istio": "eastwestgateway" },
+                "ports": [{ "name": "tls", "port": 15443 }, { "name": "tls-istiod", "port": 15012 }],
+            },
+        }),
+    );
+    api
+}
+
+fn decoded(object: &Value, key: &str) -> String {
+    use base64::Engine as _;
+    let text = object["data"][key].as_str().unwrap_or_default();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).expect("a Secret's data is base64");
+    String::from_utf8(bytes).expect("it is text")
+}
+
+#[test]
+fn a_link_token_carries_consent_from_one_side_to_the_other() {
+    let pair = Pair::new();
+    let text = pair.says(&["--context", "east", "link", "create", "--to", "west"]);
+    let token: LinkToken = text.trim().parse().unwrap();
+    assert_eq!((token.cluster.as_str(), token.to.as_str()), ("east", "west"));
+    assert_eq!(token.gateways, ["192.0.2.1:15012".into()]);
+    let waiting = pair.east.get(&format!("{PEERS}/west")).unwrap();
+    assert!(waiting["spec"]["gateways"].is_null(), "{waiting}");
+
+    pair.says(&["--context", "west", "link", "accept", text.trim()]);
+    let calling = pair.west.get(&format!("{PEERS}/east")).unwrap();
+    assert_eq!(calling["spec"]["gateways"], json!(["192.0.2.1:15012"]));
+    assert_eq!(calling["spec"]["rootSha256"], waiting["spec"]["rootSha256"]);
+    let secret = decoded(&pair.west.get(&format!("{SECRETS}/isthmus-peer-east")).unwrap(), "secret");
+    assert_eq!(secret, *token.secret);
+    assert_eq!(waiting["spec"]["secretSha256"], sha256(&secret));
+
+    let again = pair.fails(&["--context", "east", "link", "create", "--to", "west"]);
+    assert!(again.contains("Peer west exists already") && again.contains("--force"), "{again}");
+    pair.says(&["--context", "east", "link", "create", "--to", "west", "--force"]);
+    let list = pair.says(&["--all-contexts", "link", "list", "-o", "json"]);
+    let list: Value = serde_json::from_str(&list).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 2, "{list}");
+
+    pair.says(&["--context", "west", "link", "remove", "east"]);
+    assert!(
+        pair.west.below(PEERS).is_empty() && pair.west.get(&format!("{SECRETS}/isthmus-peer-east")).is_none()
+    );
+    let gone = pair.fails(&["--context", "west", "link", "remove", "east"]);
+    assert!(gone.contains("no link to east"), "{gone}");
+}
+
+fn sha256(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_link_is_refused_where_clusters_meshes_or_roots_differ() {
+    let pair = Pair::new();
+    let text = pair.says(&["--context", "east", "link", "create", "--to", "west"]);
+    let wrong = pair.fails(&["--context", "east", "link", "accept", text.trim()]);
+    assert!(wrong.contains("the token is for cluster west"), "{wrong}");
+    let config = "/api/v1/namespaces/istio-system/configmaps/isthmus-mesh";
+    let ours = pair.west.get(config).unwrap();
+    let mut other = ours.clone();
+    other["data"]["roots.pem"] = json!(roots());
+    pair.west.put(config, other);
+    let wrong = pair.fails(&["--context", "west", "link", "accept", text.trim()]);
+    assert!(wrong.contains("east has another root certificate"), "{wrong}");
+    let mut other = ours;
+    other["data"]["meshId"] = json!("mesh2");
+    pair.west.put(config, other);
+    let wrong = pair.fails(&["--context", "west", "link", "accept", text.trim()]);
+    assert!(wrong.contains(r#"east is of mesh "mesh1", west of mesh "mesh2""#), "{wrong}");
+    assert!(pair.west.below(PEERS).is_empty() && pair.west.below(SECRETS).is_empty());
+}
+
+#[test]
+fn a_vm_token_is_bound_to_a_secret_that_names_the_group() {
+    let pair = Pair::new();
+    let missing = pair.fails(&["--context", "west", "vm", "token", "--group", "shop/db"]);
+    assert!(missing.contains("kubectl apply -f -") && missing.contains("kind: WorkloadGroup"), "{missing}");
+    let group = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "WorkloadGroup", "metadata": { "name": "db", "namespace": "shop" },
+        "spec": { "template": { "serviceAccount": "dba", "network": "site" } },
+    });
+    pair.west.put("/apis/networking.istio.io/v1/namespaces/shop/workloadgroups/db", group);
+    let missing = pair.fails(&["--context", "west", "vm", "token", "--group", "shop/db"]);
+    assert!(missing.contains("kubectl -n shop create serviceaccount dba"), "{missing}");
+    pair.west.put("/api/v1/namespaces/shop/serviceaccounts/dba", json!({ "metadata": { "name": "dba" } }));
+
+    let text = pair.says(&["--context", "west", "vm", "token", "--group", "shop/db"]);
+    let token: JoinToken = text.trim().parse().unwrap();
+    assert_eq!(token.grant, Grant::Vm("shop/db".parse().unwrap()));
+    assert_eq!((token.network.as_str(), &*token.bearer), ("site", "the.bearer.part"));
+    // The machine is in another network: it comes through the gateway of the control plane's.
+    assert_eq!(token.addresses, ["198.51.100.1:15012".into()]);
+    assert_eq!(&*token.server_name, "default.west.federation.isthmus.internal");
+    let secrets = pair.west.below("/api/v1/namespaces/shop/secrets/isthmus-join-");
+    let secret = pair.west.get(&secrets[0]).unwrap();
+    assert_eq!(
+        (secret["type"].as_str(), decoded(&secret, "group")),
+        (Some("isthmus.io/vm-join"), "shop/db".into())
+    );
+    let (path, asked) = pair.west.asked.lock().unwrap()[0].clone();
+    assert_eq!(path, "/api/v1/namespaces/shop/serviceaccounts/dba/token");
+    assert_eq!(asked["spec"]["audiences"], json!(["isthmus-vm-join"]));
+    assert_eq!(asked["spec"]["expirationSeconds"], 3600);
+    assert_eq!(asked["spec"]["boundObjectRef"]["uid"], secret["metadata"]["uid"]);
+
+    let near = ["--context", "west", "vm", "token", "--group", "shop/db", "--network", "west", "-o", "json"];
+    let near: Value = serde_json::from_str(&pair.says(&near)).unwrap();
+    assert_eq!(near["addresses"], json!(["10.0.0.1:15012"]));
+}
+
+#[test]
+fn a_host_token_is_reusable_and_written_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let pair = Pair::new();
+    let arguments = ["host", "token", "--service-account", "shop/cart,shop/checkout", "--out", "host.token"];
+    let missing = pair.fails(&arguments);
+    assert!(missing.contains("kubectl -n shop create serviceaccount cart"), "{missing}");
+    for account in ["cart", "checkout"] {
+        pair.east
+            .put(&format!("/api/v1/namespaces/shop/serviceaccounts/{account}"), json!({ "metadata": {} }));
+    }
+    let output = pair.run(&arguments);
+    assert!(output.status.success(), "{}", err(&output));
+    assert!(err(&output).contains("kubectl -n istio-system delete secret isthmus-host-"), "{}", err(&output));
+    let file = pair.place.path().join("host.token");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let token: JoinToken = std::fs::read_to_string(file).unwrap().parse().unwrap();
+    assert_eq!(
+        token.grant,
+        Grant::Host(vec!["shop/cart".parse().unwrap(), "shop/checkout".parse().unwrap()])
+    );
+    assert!(pair.east.get("/api/v1/namespaces/istio-system/serviceaccounts/isthmus-host").is_some());
+    let secret = pair.east.get(&pair.east.below(&format!("{SECRETS}/isthmus-host-"))[0]).unwrap();
+    assert_eq!(decoded(&secret, "serviceAccounts"), "shop/cart,shop/checkout");
+}
+
+#[test]
+fn status_shows_every_context_though_one_is_silent() {
+    let pair = Pair::new();
+    let report = json!({ "meshId": "mesh1", "cluster": "east", "network": "east", "snapshot": 7 });
+    pair.east.put("/debug/isthmus/status", report);
+    let one: Value =
+        serde_json::from_str(&pair.says(&["--context", "east", "status", "-o", "json"])).unwrap();
+    assert_eq!(one["snapshot"], 7);
+    let output = pair.run(&["--all-contexts", "status"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        out(&output).contains("cluster east") && out(&output).contains("context west"),
+        "{}",
+        out(&output)
+    );
+    assert!(err(&output).contains("1 control planes did not answer"), "{}", err(&output));
+}
+
+#[test]
+fn proxy_config_shows_what_a_proxy_has() {
+    let pair = Pair::new();
+    let path = "/debug/isthmus/proxy/shop/cart-v1";
+    pair.east.put(path, json!([{ "host": "db.shop", "addresses": ["240.240.0.1"], "registry": "External" }]));
+    let text = pair.says(&["proxy-config", "names", "cart-v1.shop"]);
+    assert_eq!(text, "HOST     ADDRESSES    REGISTRY\ndb.shop  240.240.0.1  External\n");
+    let unknown = pair.fails(&["proxy-config", "names", "nobody.shop"]);
+    assert!(unknown.contains("`isthmus status` lists the proxies"), "{unknown}");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    kubeconfig(&place.path().join("config"), &[("east", &closed)]);
+    let output = isthmus(place.path(), &["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains(&closed) && err(&output).contains("does not answer"), "{}", err(&output));
+    // Accepts and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    kubeconfig(&place.path().join("config"), &[("east", &silent.local_addr().unwrap().to_string())]);
+    let output = isthmus(place.path(), &["--timeout", "1s", "link", "list"]);
+    assert!(err(&output).contains("did not answer within 1 s"), "{}", err(&output));
+}
