@@ -76,7 +76,9 @@ impl Cluster {
     ) -> Result<Option<NamespacedName>, ApiError> {
         let review = self.review(token, &[audience]).await?;
         let status = &review["status"];
-        Ok(if status["authenticated"] == true { account(status) } else { None })
+        // A server that knows nothing of audiences names none.
+        let good = status["authenticated"] == true && is_for(status, audience);
+        Ok(if good { account(status) } else { None })
     }
 
     async fn review(&self, token: &str, audiences: &[&str]) -> Result<Value, ApiError> {
@@ -101,12 +103,10 @@ impl Cluster {
         }
         let account = account(status)
             .ok_or_else(|| invalid(format!("{} is not a service account", status["user"]["username"])))?;
-        let audiences = status["audiences"].as_array();
-        let is_for = |audience: &str| audiences.into_iter().flatten().any(|found| found == audience);
         let (secret, uid) = bound_secret(token).ok_or_else(|| invalid("it is not bound to a Secret"))?;
-        if is_for(VM_AUDIENCE) {
+        if is_for(status, VM_AUDIENCE) {
             self.vm_grant(account, &secret, &uid).await
-        } else if is_for(HOST_AUDIENCE) {
+        } else if is_for(status, HOST_AUDIENCE) {
             self.host_grant(&account, &secret, &uid).await
         } else {
             Err(invalid("it is for another audience"))
@@ -184,6 +184,11 @@ impl Cluster {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Whether a TokenReview found the token meant for an audience.
+fn is_for(status: &Value, audience: &str) -> bool {
+    status["audiences"].as_array().into_iter().flatten().any(|found| found == audience)
 }
 
 /// The service account that a TokenReview's status names.

@@ -1,0 +1,87 @@
+//! Controllers.
+
+use isthmus_kube::controllers::{self, Which};
+use isthmus_resources::{Kind, Object};
+use serde_json::json;
+
+use crate::world::world;
+
+#[tokio::test]
+async fn every_namespace_gets_its_default_service_account() {
+    let world = world().await;
+    controllers::run(&world.cluster, "east".parse().unwrap(), Which::Standalone, &world.tasks);
+    let mut accounts = world.watch(&[Kind::ServiceAccount]);
+    world.namespace("web").await;
+    let of_web = |object: &Object| {
+        (object.meta().namespace_str() == "web" && &*object.meta().name == "default").then_some(())
+    };
+    accounts.find("the service account", of_web).await;
+}
+
+#[tokio::test]
+async fn pods_of_a_selector_are_endpoints_of_its_service() {
+    let world = world().await;
+    world.namespace("web").await;
+    controllers::run(&world.cluster, "east".parse().unwrap(), Which::Standalone, &world.tasks);
+    let mut slices = world.watch(&[Kind::EndpointSlice]);
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "reviews", "namespace": "web"},
+        "spec": {"selector": {"app": "reviews"}, "ports": [{"name": "http", "port": 80, "targetPort": "web"}]},
+    });
+    world.create(Kind::Service, service).await;
+    let sizes = |object: &Object, wanted: usize| match object {
+        Object::EndpointSlice(slice) if slice.spec.endpoints.len() == wanted => Some(slice.spec.clone()),
+        _ => None,
+    };
+    slices.find("the empty slice", |object| sizes(object, 0)).await;
+
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "reviews-v1", "namespace": "web", "labels": {"app": "reviews"}},
+        "spec": {"containers": [{"name": "app", "image": "x", "ports": [{"name": "web", "containerPort": 9080}]}]},
+    });
+    world.create(Kind::Pod, pod).await;
+    let status = json!({"status": {
+        "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }});
+    world.cluster.merge(Kind::Pod, Some("web"), "reviews-v1", Some("status"), status).await.unwrap();
+    let full = slices.find("the endpoint", |object| sizes(object, 1)).await;
+    assert_eq!(full.ports, [("http".into(), 9080)]);
+    assert!(full.endpoints[0].ready);
+    assert_eq!(full.endpoints[0].pod, Some(("web".into(), "reviews-v1".into())));
+
+    world.cluster.delete(Kind::Pod, Some("web"), "reviews-v1", Default::default()).await.unwrap();
+    slices.find("the empty slice", |object| sizes(object, 0)).await;
+    world.cluster.delete(Kind::Service, Some("web"), "reviews", Default::default()).await.unwrap();
+    let gone = async {
+        while !world.cluster.list(Kind::EndpointSlice, Some("web"), None).await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    crate::world::soon("the slices' removal", gone).await;
+}
+
+#[tokio::test]
+async fn service_entries_get_addresses_and_keep_them() {
+    let world = world().await;
+    world.namespace("web").await;
+    let spec =
+        |host: &str| json!({"hosts": [host], "ports": [{"number": 443, "name": "tls"}], "resolution": "DNS"});
+    world.networking(Kind::ServiceEntry, "web", "a", spec("a.example")).await;
+    controllers::run(&world.cluster, "east".parse().unwrap(), Which::Kubernetes, &world.tasks);
+    let mut entries = world.watch(&[Kind::ServiceEntry]);
+    let addresses = |object: &Object, name: &str| match object {
+        Object::ServiceEntry(entry)
+            if &*entry.meta.name == name && entry.spec.status.addresses.len() == 2 =>
+        {
+            Some(entry.spec.status.addresses[0].value.clone())
+        }
+        _ => None,
+    };
+    assert_eq!(entries.find("the first address", |object| addresses(object, "a")).await, "240.240.0.1");
+    world.networking(Kind::ServiceEntry, "web", "b", spec("b.example")).await;
+    assert_eq!(entries.find("the second address", |object| addresses(object, "b")).await, "240.240.0.2");
+    let first = world.get(Kind::ServiceEntry, "web", "a").await.unwrap();
+    assert_eq!(first["status"]["addresses"][1], json!({"value": "2001:2::1", "host": "a.example"}));
+}
