@@ -78,9 +78,9 @@ pub(crate) fn cell(text: impl Into<String>) -> Cell {
 /// A cell in the colour of its meaning.
 pub(crate) fn judged(text: impl Into<String>, verdict: Verdict) -> Cell {
     let color = match verdict {
-        Verdict::Good => Color::Green,
-        Verdict::Doubtful => Color::Yellow,
-        Verdict::Bad => Color::Red,
+        Verdict::Good => Color::DarkGreen,
+        Verdict::Doubtful => Color::DarkYellow,
+        Verdict::Bad => Color::DarkRed,
     };
     cell(text).fg(color)
 }
