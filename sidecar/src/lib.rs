@@ -65,6 +65,7 @@ async fn start(args: &RunArgs, living: watch::Receiver<bool>, drain: &Drain) -> 
             workload,
             ports: Ports::standard(&resolvers),
             resolvers,
+            resolv_conf: Some(isthmus_agent::args::RESOLV_CONF.into()),
             capture: args.agent.capture(),
             probe: args.probe.clone().map(|what| (args.schedule(), what)),
             alive: Some(living),

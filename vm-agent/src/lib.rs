@@ -120,6 +120,7 @@ async fn start(args: &RunArgs, enrolled: Enrolled, drain: &Drain) -> anyhow::Res
         workload,
         ports: Ports::standard(&resolvers),
         resolvers,
+        resolv_conf: Some(isthmus_agent::args::RESOLV_CONF.into()),
         capture: args.agent.capture(),
         probe,
         alive: None,

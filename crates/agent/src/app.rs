@@ -1,12 +1,15 @@
 //! Everything that runs beside one workload, put together.
 
+mod capture;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_capture::{Capture, CaptureError, Dns, Resolvers, Strict};
+use isthmus_capture::Resolvers;
 use isthmus_dns::Perspective;
-use isthmus_lifecycle::{Clock, Drain, Guard, OnFailure, Readiness, TaskGroup};
+use isthmus_lifecycle::{Clock, Drain, OnFailure, Readiness, TaskGroup};
 use isthmus_process::SharedRegistry;
 use isthmus_proxy::{BuildError, Proxy};
 use isthmus_xds::{Handle, HealthReport};
@@ -22,7 +25,7 @@ use crate::health::spec::What;
 use crate::health::{self, Schedule};
 use crate::identity;
 use crate::node::{self, Workload};
-use crate::resolver::{Captured, Upstream};
+use crate::resolver::{self, Captured, Upstream};
 
 /// Peers are told that this workload leaves, and have so long to hear it, before its proxy refuses.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -73,8 +76,10 @@ pub struct Config {
     pub workload: Workload,
     /// Own ports.
     pub ports: Ports,
-    /// The host's resolvers.
+    /// The host's resolvers at the start.
     pub resolvers: Resolvers,
+    /// The file that names them, followed while the agent runs; none keeps the first.
+    pub resolv_conf: Option<PathBuf>,
     /// Traffic capture; none leaves the host alone. What it says of DNS is decided here.
     pub capture: Option<isthmus_capture::Config>,
     /// How health is found out.
@@ -191,11 +196,15 @@ impl Agent {
             identity::Metrics::register(registry.sub_registry_with_prefix("istio_agent"))
         });
         enrolled.keep_alive(&group, cert_metrics);
-        if let Some(capture) = config.capture {
-            let capture = with_dns(capture, &config.resolvers);
+        let (resolvers, followed) = watch::channel(config.resolvers);
+        if let Some(path) = config.resolv_conf {
+            let task = resolver::follow(path, resolvers, dns_handle.clone(), group.signal());
+            group.spawn_infallible("resolvers", task);
+        }
+        if let Some(base) = config.capture {
+            let inputs = capture::Inputs { base, resolvers: followed, strict: discovery.strict.clone() };
             let guard = readiness.hold("capture");
-            let task =
-                hold_capture(capture, discovery.strict.clone(), resources.clone(), guard, group.signal());
+            let task = capture::hold(inputs, resources.clone(), guard, group.signal());
             group.spawn("capture", OnFailure::Stop, task);
         }
         let health_reported = config.probe.is_some() || config.alive.is_some();
@@ -280,7 +289,7 @@ async fn dns_server(
         domain: node::domain(membership),
         search: resolvers.search.first().cloned(),
     };
-    let upstreams = resolvers.servers.iter().map(|server| SocketAddr::new(*server, 53)).collect();
+    let upstreams = resolver::upstreams(resolvers);
     let mut config = isthmus_dns::Config::new(ports.dns.clone(), upstreams, perspective);
     config.mark = mark;
     let metrics = registry.register(|registry| {
@@ -301,36 +310,6 @@ fn proxy_node(workload: &Workload, membership: &crate::state::Membership) -> ist
         app: app.unwrap_or_else(|| Arc::clone(&workload.workload)),
         version: version.unwrap_or_else(|| "latest".into()),
     }
-}
-
-fn with_dns(mut capture: isthmus_capture::Config, resolvers: &Resolvers) -> isthmus_capture::Config {
-    if resolvers.servers.is_empty() {
-        tracing::warn!("/etc/resolv.conf names no server: DNS queries of this host are not captured");
-        capture.dns = Dns::Off;
-    } else {
-        capture.dns = Dns::Servers(resolvers.servers.clone());
-    }
-    capture
-}
-
-/// Waits for the first full configuration, then holds capture until the drain.
-async fn hold_capture(
-    config: isthmus_capture::Config,
-    mut strict: watch::Receiver<Strict>,
-    resources: Readiness,
-    guard: Guard,
-    stop: isthmus_lifecycle::Signal,
-) -> Result<(), CaptureError> {
-    tokio::select! {
-        biased; // stopping beats starting
-        () = stop.stopping() => return Ok(()),
-        () = resources.ready() => {}
-    }
-    let now = strict.borrow_and_update().clone();
-    let capture = Capture::install(config, now).await?;
-    tracing::info!("traffic capture in force");
-    drop(guard);
-    capture.hold(strict, stop).await
 }
 
 /// Watches health and reports it on the stream.

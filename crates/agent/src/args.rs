@@ -155,12 +155,15 @@ impl AgentArgs {
     }
 }
 
+/// Names a host's resolvers.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// What `/etc/resolv.conf` says.
 ///
 /// # Errors
 /// When it is there and cannot be read.
 pub fn resolvers() -> Result<Resolvers, HostError> {
-    Resolvers::read(Path::new("/etc/resolv.conf")).map_err(HostError::Resolvers)
+    Resolvers::read(Path::new(RESOLV_CONF)).map_err(HostError::Resolvers)
 }
 
 /// This host's name, made fit for an object's name.

@@ -31,19 +31,20 @@ impl Capture {
         Ok(Self { config, strict })
     }
 
-    /// Renews the lease and follows the ports under STRICT until told to stop, then removes every rule, so that new
-    /// connections of a draining agent's host go direct.
+    /// Renews the lease and follows the configuration (resolvers come and go) and the ports under STRICT until told to stop, then
+    /// removes every rule, so that new connections of a draining agent's host go direct.
     ///
     /// # Errors
     /// When the rules cannot be removed. A failed renewal is logged and tried again.
     pub async fn hold(
         mut self,
+        mut config: watch::Receiver<Config>,
         mut strict: watch::Receiver<Strict>,
         stop: Signal,
     ) -> Result<(), CaptureError> {
         let mut tick = tokio::time::interval(self.config.renew);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut followed = true;
+        let (mut followed, mut configured) = (true, true);
         loop {
             tokio::select! {
                 biased; // stopping beats renewing
@@ -54,6 +55,16 @@ impl Capture {
                         self.follow(now).await;
                     }
                     Err(_) => followed = false,
+                },
+                changed = config.changed(), if configured => match changed {
+                    Ok(()) => {
+                        let now = config.borrow_and_update().clone();
+                        if now != self.config {
+                            self.config = now;
+                            self.reinstall().await;
+                        }
+                    }
+                    Err(_) => configured = false,
                 },
                 _ = tick.tick() => self.renew().await,
             }

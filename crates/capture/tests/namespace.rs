@@ -56,6 +56,11 @@ fn config() -> Config {
     Config { dns: Dns::Servers(vec![PEER.into()]), lease: Duration::from_secs(60), ..Config::default() }
 }
 
+/// A configuration that does not change any more.
+fn settled() -> watch::Receiver<Config> {
+    watch::channel(config()).1
+}
+
 fn install(config: Config, strict: &[u16]) -> Capture {
     runtime().block_on(Capture::install(config, Strict::ports(strict.iter().copied()))).unwrap()
 }
@@ -202,7 +207,7 @@ fn a_lease_that_nobody_renews_expires_and_one_that_is_held_does_not() {
         let (_strict, follow) = watch::channel(Strict::default());
         // Held for longer than the lease lasts.
         let held = runtime.block_on(async {
-            let hold = capture.hold(follow, Drain::new().signal());
+            let hold = capture.hold(settled(), follow, Drain::new().signal());
             tokio::time::timeout(Duration::from_secs(3), hold).await
         });
         assert!(held.is_err());
@@ -231,7 +236,7 @@ fn rules_that_were_flushed_come_back_and_a_clean_stop_removes_them() {
             let drain = Drain::new();
             let capture = Capture::install(quick, Strict::default()).await.unwrap();
             let (strict, follow) = watch::channel(Strict::default());
-            let hold = capture.hold(follow, drain.signal());
+            let hold = capture.hold(settled(), follow, drain.signal());
             let meddle = async {
                 sh("nft flush ruleset");
                 strict.send_replace(Strict::ports([3306]));
@@ -251,6 +256,34 @@ fn rules_that_were_flushed_come_back_and_a_clean_stop_removes_them() {
 
 fn list() -> String {
     String::from_utf8(Command::new("nft").args(["list", "ruleset"]).output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn a_resolver_that_comes_later_is_captured_too() {
+    inside("a_resolver_that_comes_later_is_captured_too", || {
+        sh("ip link set lo up");
+        runtime().block_on(async {
+            let drain = Drain::new();
+            let none = Config { dns: Dns::Off, ..config() };
+            let capture = Capture::install(none.clone(), Strict::ports([3306])).await.unwrap();
+            assert!(!list().contains("15053"));
+            let (change, configured) = watch::channel(none);
+            let (_strict, follow) = watch::channel(Strict::default());
+            let hold = capture.hold(configured, follow, drain.signal());
+            let story = async {
+                change.send_replace(config());
+                let deadline = Instant::now() + PATIENCE;
+                while !list().contains("15053") {
+                    assert!(Instant::now() < deadline, "{}", list());
+                    tokio::task::yield_now().await;
+                }
+                assert!(list().contains("elements = { 3306 }"), "{}", list());
+                drain.refuse();
+            };
+            let (ended, ()) = tokio::join!(hold, story);
+            ended.unwrap();
+        });
+    });
 }
 
 #[test]

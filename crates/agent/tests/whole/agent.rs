@@ -56,6 +56,7 @@ impl Running {
             },
             ports: ports(),
             resolvers: Resolvers::default(),
+            resolv_conf: None,
             capture: None,
             probe: probed.map(|port| (schedule, format!("tcp:{port}").parse().unwrap())),
             alive: None,
