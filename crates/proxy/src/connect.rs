@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use isthmus_tls::{HandshakeError, PeerCertificate};
 use rustls::pki_types::ServerName;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use crate::resource::tls::{ClientTls, Upstream};
 use crate::stream::Stream;
 
 /// Keepalive of every connection, below the idle limits of cloud balancers (four minutes and more).
-const KEEPALIVE: Keepalive = Keepalive {
+pub(crate) const KEEPALIVE: Keepalive = Keepalive {
     probes: Some(4),
     time: Some(Duration::from_secs(60)),
     interval: Some(Duration::from_secs(15)),
@@ -134,11 +134,7 @@ impl Connector {
 }
 
 /// What every connection has: no delay for small writes, keepalive.
-pub(crate) fn tune_accepted(stream: &TcpStream) -> io::Result<()> {
-    tune(&SockRef::from(stream), &KEEPALIVE)
-}
-
-fn tune(socket: &Socket, keepalive: &Keepalive) -> io::Result<()> {
+pub(crate) fn tune(socket: &Socket, keepalive: &Keepalive) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let mut params = TcpKeepalive::new();
     if let Some(time) = keepalive.time {

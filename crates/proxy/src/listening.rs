@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::connect::tune_accepted;
+use crate::connect::{KEEPALIVE, tune};
 use crate::resource::listener::Listener;
 use crate::serve::serve;
 use crate::shared::{Admitted, Shared};
@@ -35,11 +35,12 @@ pub(crate) struct Bound {
     pub(crate) waiting: Mutex<Option<TcpListener>>,
 }
 
-/// Listens.
+/// Listens. What is set on the socket holds for the connections that it accepts (Linux hands it down), without a call for each.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    tune(&socket, &KEEPALIVE)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -77,10 +78,6 @@ fn admit(shared: &Arc<Shared>, bound: &Bound, stream: TcpStream, source: SocketA
     let Some(admitted) = Admitted::ask(shared, source.ip(), !listener.captures) else {
         return reset(&stream);
     };
-    if let Err(error) = tune_accepted(&stream) {
-        tracing::debug!(%source, %error, "the connection was gone when it was accepted");
-        return;
-    }
     shared.tasks.spawn_many(serve(Arc::clone(shared), listener, stream, source, admitted));
 }
 

@@ -89,6 +89,7 @@ impl Proxy {
             connector,
             outliers,
             metrics,
+            stop: tasks.signal(),
             tasks,
             door: Door::default(),
         });

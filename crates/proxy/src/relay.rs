@@ -114,63 +114,84 @@ enum Failure {
     Writer(io::Error),
 }
 
-/// Joins `downstream` and `upstream`. The host hears of the first byte that upstream sends. `forwarded` bytes went upstream before.
-pub(crate) async fn relay(
-    mut downstream: Stream,
-    mut upstream: Stream,
-    host: Option<Arc<Host>>,
-    forwarded: u64,
-    meter: Meter,
-    patience: Patience,
-    stop: &Signal,
-) -> Outcome {
-    let mut received = Half { counter: meter.received, ..Half::default() };
-    received.count(forwarded);
-    let mut sent = Half { counter: meter.sent, first: host, ..Half::default() };
-    let end = {
-        let mut cut = pin!(stop.cut());
-        let mut timer = pin!(tokio::time::sleep_until(patience.next()));
-        let mut seen = 0;
-        std::future::poll_fn(|cx| {
-            if cut.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Cut);
-            }
-            // Both directions before either's result: what one has read when the other breaks is not lost.
-            let up = received.poll(cx, &mut downstream, &mut upstream);
-            let down = sent.poll(cx, &mut upstream, &mut downstream);
-            match (up, down) {
-                (Poll::Ready(Err(Failure::Reader(error))), _)
-                | (_, Poll::Ready(Err(Failure::Writer(error)))) => {
-                    return Poll::Ready(End::Downstream(error));
-                }
-                (Poll::Ready(Err(Failure::Writer(error))), _)
-                | (_, Poll::Ready(Err(Failure::Reader(error)))) => {
-                    return Poll::Ready(End::Upstream(error));
-                }
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Finished),
-                _ => {}
-            }
-            // The timer is not wound at each byte: when it rings it looks whether any came.
-            loop {
-                ready!(timer.as_mut().poll(cx));
-                let total = received.total + sent.total;
-                if patience.until.is_some_and(|until| Instant::now() >= until) {
-                    return Poll::Ready(End::Expired);
-                }
-                if total == std::mem::replace(&mut seen, total) && patience.idle.is_some() {
-                    return Poll::Ready(End::Idle);
-                }
-                timer.as_mut().reset(patience.next());
-            }
-        })
-        .await
-    };
-    if !matches!(end, End::Finished) {
-        // A broken connection must not look like a finished one to the other side.
-        reset(downstream.tcp());
-        reset(upstream.tcp());
+/// Two streams to be joined, and what was moved so far.
+pub(crate) struct Relay {
+    downstream: Stream,
+    upstream: Stream,
+    received: Half,
+    sent: Half,
+}
+
+impl Relay {
+    /// `host` hears of the first byte that upstream sends. `forwarded` bytes went upstream before.
+    pub(crate) fn new(
+        downstream: Stream,
+        upstream: Stream,
+        host: Option<Arc<Host>>,
+        forwarded: u64,
+        meter: Meter,
+    ) -> Self {
+        let mut received = Half { counter: meter.received, ..Half::default() };
+        received.count(forwarded);
+        Self {
+            downstream,
+            upstream,
+            received,
+            sent: Half { counter: meter.sent, first: host, ..Half::default() },
+        }
     }
-    Outcome { sent: sent.total, received: received.total, end }
+
+    /// Joins them until both have ended, one broke, or patience did.
+    pub(crate) async fn run(&mut self, patience: Patience, stop: &Signal) -> Outcome {
+        let end = {
+            let mut cut = pin!(stop.cut());
+            let mut timer = pin!(tokio::time::sleep_until(patience.next()));
+            let mut seen = 0;
+            std::future::poll_fn(|cx| {
+                if cut.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(End::Cut);
+                }
+                if let Poll::Ready(end) = self.poll_move(cx) {
+                    return Poll::Ready(end);
+                }
+                // The timer is not wound at each byte: when it rings it looks whether any came.
+                loop {
+                    ready!(timer.as_mut().poll(cx));
+                    let total = self.received.total + self.sent.total;
+                    if patience.until.is_some_and(|until| Instant::now() >= until) {
+                        return Poll::Ready(End::Expired);
+                    }
+                    if total == std::mem::replace(&mut seen, total) && patience.idle.is_some() {
+                        return Poll::Ready(End::Idle);
+                    }
+                    timer.as_mut().reset(patience.next());
+                }
+            })
+            .await
+        };
+        if !matches!(end, End::Finished) {
+            // A broken connection must not look like a finished one to the other side.
+            reset(self.downstream.tcp());
+            reset(self.upstream.tcp());
+        }
+        Outcome { sent: self.sent.total, received: self.received.total, end }
+    }
+
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        // Both directions before either's result: what one has read when the other breaks is not lost.
+        let up = self.received.poll(cx, &mut self.downstream, &mut self.upstream);
+        let down = self.sent.poll(cx, &mut self.upstream, &mut self.downstream);
+        match (up, down) {
+            (Poll::Ready(Err(Failure::Reader(error))), _) | (_, Poll::Ready(Err(Failure::Writer(error)))) => {
+                Poll::Ready(End::Downstream(error))
+            }
+            (Poll::Ready(Err(Failure::Writer(error))), _) | (_, Poll::Ready(Err(Failure::Reader(error)))) => {
+                Poll::Ready(End::Upstream(error))
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Finished),
+            _ => Poll::Pending,
+        }
+    }
 }
 
 impl Half {

@@ -10,10 +10,12 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::access::{Flag, Peer, Record, Refusal};
+use crate::balance::Active;
 use crate::chains::{Need, Seen};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Occupied};
 use crate::detect::{Began, detect};
-use crate::relay::{End, Patience, relay};
+use crate::metrics::Counters;
+use crate::relay::{End, Outcome, Patience, Relay};
 use crate::resource::chain::{Chain, Timing};
 use crate::resource::listener::Listener;
 use crate::resource::rbac::Facts;
@@ -33,7 +35,17 @@ struct Joined {
     timing: Timing,
 }
 
-/// Serves one connection.
+/// A connection that is being relayed.
+struct Open {
+    record: Record,
+    counters: Arc<Counters>,
+    relay: Relay,
+    _active: Option<Active>,
+    _occupied: Occupied,
+    _admitted: Admitted,
+}
+
+/// Serves one connection. Its task stays small: what only the beginning needs is freed before the relay.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     listener: Arc<Listener>,
@@ -41,15 +53,27 @@ pub(crate) async fn serve(
     source: SocketAddr,
     admitted: Admitted,
 ) {
-    // What only the beginning needs is not carried through the connection's life.
-    let mut record = Box::new(Record::new(listener, source));
-    let joined = match Box::pin(join(&shared, stream, &mut record)).await {
+    let begun = Box::pin(begin(Arc::clone(&shared), listener, stream, source, admitted));
+    let Some((mut open, patience)) = begun.await else { return };
+    let outcome = open.relay.run(patience, &shared.stop).await;
+    open.ended(&shared, &outcome);
+}
+
+async fn begin(
+    shared: Arc<Shared>,
+    listener: Arc<Listener>,
+    stream: TcpStream,
+    source: SocketAddr,
+    admitted: Admitted,
+) -> Option<(Box<Open>, Patience)> {
+    let mut record = Record::new(listener, source);
+    let joined = match join(&shared, stream, &mut record).await {
         Ok(joined) => joined,
         Err(refusal) => {
             let counters = shared.metrics.opened(&record, own_principal(&shared));
             shared.metrics.closed(&counters, refusal.flag);
             record.refused(&refusal);
-            return;
+            return None;
         }
     };
     let counters = shared.metrics.opened(&record, own_principal(&shared));
@@ -59,20 +83,24 @@ pub(crate) async fn serve(
         until: joined.timing.lifetime.map(|lifetime| record.began + lifetime),
     };
     let host = record.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.host));
-    let stop = shared.tasks.signal();
-    let Reached { stream: upstream, active, occupied } = joined.upstream;
-    let (downstream, forwarded) = (joined.downstream, joined.forwarded);
-    let outcome = relay(downstream, upstream, host, forwarded, counters.meter(), patience, &stop).await;
-    if outcome.sent == 0
-        && let End::Upstream(error) = &outcome.end
-        && is_broken(error)
-        && let (Some(endpoint), Some(cluster)) = (&record.endpoint, &record.cluster)
-    {
-        shared.outliers.failed(cluster, &endpoint.host);
+    let Joined { downstream, upstream: Reached { stream, active, occupied }, forwarded, .. } = joined;
+    let relay = Relay::new(downstream, stream, host, forwarded, counters.meter());
+    let open = Open { record, counters, relay, _active: active, _occupied: occupied, _admitted: admitted };
+    Some((Box::new(open), patience))
+}
+
+impl Open {
+    fn ended(&self, shared: &Shared, outcome: &Outcome) {
+        if outcome.sent == 0
+            && let End::Upstream(error) = &outcome.end
+            && is_broken(error)
+            && let (Some(endpoint), Some(cluster)) = (&self.record.endpoint, &self.record.cluster)
+        {
+            shared.outliers.failed(cluster, &endpoint.host);
+        }
+        let flag = self.record.ended(outcome);
+        shared.metrics.closed(&self.counters, flag);
     }
-    let flag = record.ended(&outcome);
-    shared.metrics.closed(&counters, flag);
-    drop((active, occupied, admitted));
 }
 
 /// The connection broke, as opposed to an alert that says what the peer holds against us.
@@ -286,4 +314,19 @@ async fn farewell(mut stream: Stream) {
     let until = Instant::now() + FAREWELL;
     // Whether it hears us is its own affair.
     let _ = tokio::time::timeout_at(until, stream.shutdown()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_task_of_a_connection_is_small() {
+        fn future<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
+            std::mem::size_of::<F>()
+        }
+        // What lives as long as the connection, beside its two sockets and, for TLS, the sessions.
+        let bytes = future(serve) + std::mem::size_of::<Open>();
+        assert!(bytes <= 1152, "{} + {} bytes", future(serve), std::mem::size_of::<Open>());
+    }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use isthmus_lifecycle::TaskGroup;
+use isthmus_lifecycle::{Signal, TaskGroup};
 use parking_lot::{Mutex, RwLock};
 
 use crate::balance::outlier::Outliers;
@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) outliers: Outliers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: TaskGroup,
+    /// The tasks' signal.
+    pub(crate) stop: Signal,
     pub(crate) door: Door,
 }
 
