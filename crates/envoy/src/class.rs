@@ -1,11 +1,10 @@
 //! Proxies that must get the same resources: what of a proxy translation may look at.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use isthmus_model::{ClusterId, Labels, Locality, Namespace, NetworkId};
-use isthmus_registry::Snapshot;
 
+use crate::config::Config;
 use crate::settings::{Proxy, ProxyKind};
 
 /// Everything of a proxy that outbound resources depend on.
@@ -26,14 +25,11 @@ pub(crate) struct Class {
 }
 
 impl Class {
-    /// The class of a proxy at a snapshot.
-    pub(crate) fn of(proxy: &Proxy, labels: &Labels, locality: &Locality, snapshot: &Snapshot) -> Self {
+    /// The class of a proxy under a configuration.
+    pub(crate) fn of(proxy: &Proxy, labels: &Labels, locality: &Locality, config: &Config) -> Self {
         let labels = match proxy.kind {
             ProxyKind::Router => labels.clone(),
-            ProxyKind::Sidecar => {
-                let keys = label_keys(snapshot, &proxy.namespace);
-                labels.iter().filter(|(key, _)| keys.contains(*key)).collect()
-            }
+            ProxyKind::Sidecar => config.relevant(labels, &proxy.namespace),
         };
         let ipv4 = proxy.ips.iter().any(std::net::IpAddr::is_ipv4);
         let ipv6 = proxy.ips.iter().any(std::net::IpAddr::is_ipv6);
@@ -72,33 +68,4 @@ impl Class {
     pub(crate) fn has_family(&self, address: std::net::IpAddr) -> bool {
         if address.is_ipv4() { self.ipv4 } else { self.ipv6 }
     }
-}
-
-/// Labels of client workloads that configuration looks at, for clients in `namespace`.
-fn label_keys(snapshot: &Snapshot, namespace: &Namespace) -> BTreeSet<Arc<str>> {
-    let mut keys = BTreeSet::new();
-    let mut add = |labels: &Labels| keys.extend(labels.iter().map(|(key, _)| Arc::from(key)));
-    if let Some(config) = snapshot.config(namespace) {
-        for rule in config.destination_rules.iter() {
-            rule.spec.workload_selector.iter().for_each(|selector| add(&selector.labels));
-        }
-        for sidecar in config.sidecars.iter() {
-            sidecar.spec.workload_selector.iter().for_each(|selector| add(&selector.labels));
-        }
-    }
-    for config in snapshot.config.values() {
-        for rule in config.destination_rules.iter() {
-            for label in crate::destination::failover_labels(&rule.spec) {
-                keys.insert(Arc::from(label));
-            }
-        }
-        for routes in config.virtual_services.iter() {
-            for route in &routes.spec.tcp {
-                for found in &route.r#match {
-                    keys.extend(found.source_labels.iter().map(|(key, _)| Arc::from(key)));
-                }
-            }
-        }
-    }
-    keys
 }

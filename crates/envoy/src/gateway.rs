@@ -16,8 +16,11 @@ use prost::Message;
 use crate::class::Class;
 use crate::cluster::fixed::{self, CONTROL_PLANE};
 use crate::cluster::{Target, Use};
+use crate::config::Config;
+use crate::encoded::{Encoded, Inputs, inputs, targets};
 use crate::listener::{Route, tcp_proxy, tls_inspector};
-use crate::outbound::{Config, Encoded, Inputs, inputs, kept_set, targets};
+use crate::lists::kept_set;
+use crate::outbound::Source;
 use crate::routes::server_host;
 use crate::settings::MeshSettings;
 use crate::wire::socket;
@@ -61,13 +64,12 @@ struct Builder<'a> {
 impl Router {
     /// The resources of a class of gateways.
     pub(crate) fn build(
-        snapshot: &Snapshot,
+        source: &Source<'_>,
         class: &Class,
-        settings: &MeshSettings,
-        config: &Config,
         encoded: &mut Encoded,
         old: Option<&Self>,
     ) -> Self {
+        let Source { snapshot, settings, config } = *source;
         let domain: Arc<str> = settings.domain.as_str().into();
         let mut builder = Builder {
             snapshot,

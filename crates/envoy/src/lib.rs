@@ -7,11 +7,14 @@
 mod cache;
 mod class;
 mod cluster;
+mod config;
 mod destination;
+mod encoded;
 mod endpoint;
 mod gateway;
 mod inbound;
 mod listener;
+mod lists;
 mod names;
 mod outbound;
 mod rbac;

@@ -11,11 +11,13 @@ use parking_lot::Mutex;
 
 use crate::class::Class;
 use crate::cluster::fixed;
+use crate::config::Config;
+use crate::encoded::Encoded;
 use crate::gateway::Router;
 use crate::inbound;
 use crate::listener::inbound::{Inbound, virtual_inbound};
-use crate::outbound::{Config, Encoded, Outbound, kept_set};
-use crate::routes::RouteIndex;
+use crate::lists::kept_set;
+use crate::outbound::{Outbound, Source};
 use crate::settings::{MeshSettings, Proxy, ProxyKind};
 
 /// Snapshots after which a proxy, class or workload that nobody asked for is forgotten.
@@ -122,7 +124,7 @@ impl Translator {
             Some(known) if !known.is_empty() => known,
             _ => &proxy.locality,
         };
-        let class = Class::of(proxy, labels, locality, snapshot);
+        let class = Class::of(proxy, labels, locality, &state.config);
         let (parts, inbound) = match proxy.kind {
             ProxyKind::Sidecar => {
                 let outbound = state.outbound(&class, snapshot, &self.settings);
@@ -176,11 +178,7 @@ impl State {
             return;
         }
         self.number = snapshot.number;
-        if !self.config.source.same(&snapshot.config) {
-            self.config.rules.refresh(snapshot, &settings.domain);
-            self.config.routes = RouteIndex::new(snapshot, &settings.domain);
-            self.config.source = snapshot.config.clone();
-        }
+        self.config.refresh(snapshot, &settings.domain);
         self.encoded.listeners.advance(snapshot.number);
         self.encoded.clusters.advance(snapshot.number);
         self.encoded.endpoints.advance(snapshot.number);
@@ -202,8 +200,9 @@ impl State {
         if let Some(kept) = old.filter(|kept| Arc::ptr_eq(&kept.snapshot, snapshot)) {
             return Arc::clone(&kept.value);
         }
-        let old = old.map(|kept| Arc::clone(&kept.value));
-        let new = Outbound::build(snapshot, class, settings, &self.config, &mut self.encoded, old.as_deref());
+        let old = old.map(|kept| (&*kept.value, &*kept.snapshot));
+        let source = Source { snapshot, settings, config: &self.config };
+        let new = Outbound::build(&source, class, &mut self.encoded, old);
         let value = Arc::new(new);
         let kept = Kept { snapshot: Arc::clone(snapshot), value: Arc::clone(&value) };
         self.outbound.insert(class.clone(), kept);
@@ -216,7 +215,8 @@ impl State {
             return Arc::clone(&kept.value);
         }
         let old = old.map(|kept| Arc::clone(&kept.value));
-        let new = Router::build(snapshot, class, settings, &self.config, &mut self.encoded, old.as_deref());
+        let source = Source { snapshot, settings, config: &self.config };
+        let new = Router::build(&source, class, &mut self.encoded, old.as_deref());
         let value = Arc::new(new);
         let kept = Kept { snapshot: Arc::clone(snapshot), value: Arc::clone(&value) };
         self.routers.insert(class.clone(), kept);

@@ -4,6 +4,7 @@
 //! [`CHUNK`] entries, a change among 10,000 services copies about 200 pointers and 64 entries.
 
 use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -143,6 +144,27 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         Some(value)
     }
 
+    /// Keys whose values are not the same as in `old`, and keys that only one of the two has. Chunks that both share are not looked
+    /// at.
+    pub fn changed(&self, old: &Self, same: impl Fn(&V, &V) -> bool) -> Vec<K> {
+        let addresses = |map: &Self| map.chunks.iter().map(Arc::as_ptr).collect::<HashSet<_>>();
+        let (ours, theirs) = (addresses(self), addresses(old));
+        let mut changed = Vec::new();
+        for (key, value) in
+            self.chunks.iter().filter(|c| !theirs.contains(&Arc::as_ptr(c))).flat_map(|c| c.iter())
+        {
+            if old.get(key).is_none_or(|before| !same(before, value)) {
+                changed.push(key.clone());
+            }
+        }
+        for (key, _) in old.chunks.iter().filter(|c| !ours.contains(&Arc::as_ptr(c))).flat_map(|c| c.iter()) {
+            if !self.contains_key(key) {
+                changed.push(key.clone());
+            }
+        }
+        changed
+    }
+
     fn chunk_of<Q: Ord + ?Sized>(&self, key: &Q) -> Option<usize>
     where
         K: Borrow<Q>,
@@ -204,6 +226,27 @@ mod tests {
             for key in 0..=u8::MAX {
                 prop_assert_eq!(ours.get(&key), model.get(&key));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn changed_keys_are_those_that_differ(
+            old in prop::collection::btree_map(any::<u8>(), any::<u8>(), 0..200),
+            steps in prop::collection::vec((any::<u8>(), any::<Option<u8>>()), 0..20),
+        ) {
+            let before: Map<u8, u8> = old.iter().map(|(k, v)| (*k, *v)).collect();
+            let (mut after, mut model) = (before.clone(), old.clone());
+            for (key, value) in steps {
+                match value {
+                    Some(value) => { after.insert(key, value); model.insert(key, value); }
+                    None => { after.remove(&key); model.remove(&key); }
+                }
+            }
+            let mut found = after.changed(&before, |a, b| a == b);
+            found.sort_unstable();
+            let expected: Vec<u8> = (0..=u8::MAX).filter(|key| old.get(key) != model.get(key)).collect();
+            prop_assert_eq!(found, expected);
         }
     }
 

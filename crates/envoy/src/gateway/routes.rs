@@ -8,8 +8,8 @@ use isthmus_resources::istio::{RouteDestination, Server, VirtualService};
 use super::Builder;
 use crate::cluster::{Use, cluster_name};
 use crate::destination::full_host;
+use crate::encoded::targets;
 use crate::listener::Route;
-use crate::outbound::targets;
 use crate::routes::{is_bound, server_host};
 
 impl Builder<'_> {

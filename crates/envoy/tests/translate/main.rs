@@ -7,5 +7,6 @@ mod bookinfo;
 mod cost;
 mod gateways;
 mod inbound;
+mod kept;
 mod real;
 mod world;

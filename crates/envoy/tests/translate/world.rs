@@ -28,6 +28,7 @@ pub(crate) const WEST: &str = include_str!("objects/west.yaml");
 pub(crate) struct World {
     pub(crate) cluster: ClusterId,
     pub(crate) registry: Registry,
+    pub(crate) settings: MeshSettings,
     pub(crate) translator: Translator,
 }
 
@@ -42,7 +43,7 @@ impl World {
             root_namespace: Namespace::new("istio-system").unwrap(),
             domain: "cluster.local".into(),
         });
-        let translator = Translator::new(MeshSettings {
+        let settings = MeshSettings {
             trust_domain: "cluster.local".parse().unwrap(),
             trust_domain_aliases: vec!["old.example".parse().unwrap()],
             mesh_id: "mesh1".to_string(),
@@ -57,8 +58,9 @@ impl World {
                 addresses: vec!["10.9.9.9:15012".parse().unwrap()],
             },
             outbound_policy: OutboundPolicy::AllowAny,
-        });
-        let mut world = Self { cluster, registry, translator };
+        };
+        let translator = Translator::new(settings.clone());
+        let mut world = Self { cluster, registry, settings, translator };
         for text in objects {
             world.apply(text);
         }
