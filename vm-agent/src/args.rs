@@ -29,7 +29,7 @@ pub enum Command {
     /// Give the network back and forget the membership
     Leave(DataArgs),
     /// Say what this machine is in the mesh and how its agent does
-    Status(DataArgs),
+    Status(StatusArgs),
 }
 
 /// Where the membership is.
@@ -38,6 +38,24 @@ pub struct DataArgs {
     /// Where keys, certificate and last-good configuration are kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/isthmus/agent")]
     pub data_dir: PathBuf,
+}
+
+/// Flags of `status`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StatusArgs {
+    /// Where the membership is.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Print everything, as JSON
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+}
+
+/// Form of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// One JSON object.
+    Json,
 }
 
 /// Flags of `join`.

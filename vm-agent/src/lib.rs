@@ -3,6 +3,7 @@
 pub mod args;
 mod ask;
 mod group;
+mod status;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -58,7 +59,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             serve(*run, enrolled).await
         }
         Command::Leave(data) => leave(&data).await,
-        Command::Status(data) => status(&data).await,
+        Command::Status(args) => status::run(&args).await,
     }
 }
 
@@ -191,19 +192,4 @@ async fn free(path: &Path) -> anyhow::Result<DataDir> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-async fn status(data: &DataArgs) -> anyhow::Result<()> {
-    match ask::status().await {
-        Ok(status) => println!("{}", serde_json::to_string_pretty(&status)?),
-        Err(error) => {
-            let path = data.data_dir.join(isthmus_agent::state::FILE);
-            let text = std::fs::read_to_string(&path).with_context(|| {
-                format!("no agent runs here ({error}) and {} names no membership: not joined", path.display())
-            })?;
-            println!("{}", text.trim_end());
-            println!("no agent runs here ({error}); start one with `isthmus-vm-agent run`");
-        }
-    }
-    Ok(())
 }

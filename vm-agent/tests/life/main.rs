@@ -161,6 +161,9 @@ fn story() {
     let mesh = std::sync::Arc::clone(&plane.mesh);
     runtime.block_on(mesh.healths.subscribe().wait_for(|count| *count > 0)).unwrap();
     outbound_and_names(&vm);
+    let status = vm.agent(&["status"]).output().unwrap();
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(said.contains("control plane Connected") && said.contains("ready         yes"), "{status:?}");
     assert_eq!(runtime.block_on(hear_as_member(&mesh, 3306)).as_deref(), Ok("mysql"));
     assert_eq!(hear(connect(VM, 80).unwrap()).unwrap(), "web");
     // A stranger hears nothing.
