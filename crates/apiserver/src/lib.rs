@@ -7,8 +7,25 @@
 //! server.serve(listener, server.tls_config(certificate)?, stop).await?;  // HTTPS, authenticated
 //! ```
 
+mod api;
+mod apply;
+mod auth;
+mod background;
+mod cache;
 pub mod config;
+mod discovery;
+mod http_api;
+mod kinds;
+mod meta;
+mod openapi;
+mod patch;
+mod request;
+mod schema;
+mod selector;
 mod server;
+mod status;
+mod strategy;
+mod table;
 
 pub use config::{Config, Warnings};
 pub use server::{ApiServer, ServeError, StartError};
