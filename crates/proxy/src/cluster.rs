@@ -111,7 +111,7 @@ impl Cluster {
     }
 
     /// Arranges anew, after an ejection or a readmission.
-    pub(crate) fn rearrange(&self) {
+    fn rearrange(&self) {
         let members = self.members.lock();
         if members.assignment.is_some() {
             self.arrange(&members);
@@ -152,6 +152,26 @@ impl Cluster {
         let members = self.members.lock();
         let pool = Pool::arrange(&members.levels, self.rules(&members), tried);
         pool.pick(self.config.policy, &self.rotation).cloned()
+    }
+
+    /// An endpoint that is ejected, for when no other may be used: to fail for certain helps nobody.
+    pub(crate) fn last_resort(&self, tried: &HashSet<SocketAddr>) -> Option<Arc<Endpoint>> {
+        let mut ejected = self.endpoints();
+        ejected.retain(|endpoint| {
+            let out = endpoint.host.ejected_until().is_some();
+            endpoint.healthy && out && !tried.contains(&endpoint.address())
+        });
+        if ejected.is_empty() {
+            return None;
+        }
+        Some(ejected.swap_remove(rand::random_range(0..ejected.len())))
+    }
+
+    /// Takes an ejected host back, since it answers.
+    pub(crate) fn readmit(&self, host: &Host) {
+        host.readmit(Instant::now());
+        self.rearrange();
+        tracing::info!(cluster = %self.name(), endpoint = %host.address, "endpoint readmitted");
     }
 
     /// Counts a connection, unless the cluster has as many as it may.

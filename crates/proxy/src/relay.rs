@@ -4,6 +4,7 @@
 //! goes back when all of it was written. Where both sides are plain TCP, a direction that moves much does so inside the
 //! kernel (splice), with a pipe borrowed in the same way; small messages stay in user space, where they cost fewer calls.
 
+mod half;
 mod splice;
 mod store;
 #[cfg(test)]
@@ -11,20 +12,18 @@ mod tests;
 
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use isthmus_lifecycle::Signal;
 use prometheus_client::metrics::counter::Counter;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::balance::Host;
 use crate::stream::{Stream, reset};
-use splice::Splice;
-use store::Buffer;
+use half::{Failure, Half};
 
 /// When a relay gives up by itself.
 #[derive(Debug, Clone, Copy, Default)]
@@ -78,42 +77,6 @@ pub(crate) struct Outcome {
     pub(crate) end: End,
 }
 
-/// One direction.
-#[derive(Debug, Default)]
-struct Half {
-    total: u64,
-    state: State,
-    /// Kept while there are bytes that the other side did not take yet.
-    pending: Option<Box<Pending>>,
-    splice: Splice,
-    dirty: bool,
-    counter: Counter,
-    /// Hears of the first byte.
-    first: Option<Arc<Host>>,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
-    #[default]
-    Open,
-    /// The reader has ended, the writer is to learn of it.
-    Closing,
-    Closed,
-}
-
-#[derive(Debug)]
-struct Pending {
-    buffer: Buffer,
-    from: usize,
-    to: usize,
-}
-
-/// What failed: the side that was read from or the one written to.
-enum Failure {
-    Reader(io::Error),
-    Writer(io::Error),
-}
-
 /// Two streams to be joined, and what was moved so far.
 pub(crate) struct Relay {
     downstream: Stream,
@@ -131,14 +94,9 @@ impl Relay {
         forwarded: u64,
         meter: Meter,
     ) -> Self {
-        let mut received = Half { counter: meter.received, ..Half::default() };
+        let mut received = Half::new(meter.received, None);
         received.count(forwarded);
-        Self {
-            downstream,
-            upstream,
-            received,
-            sent: Half { counter: meter.sent, first: host, ..Half::default() },
-        }
+        Self { downstream, upstream, received, sent: Half::new(meter.sent, host) }
     }
 
     /// Joins them until both have ended, one broke, or patience did.
@@ -157,7 +115,7 @@ impl Relay {
                 // The timer is not wound at each byte: when it rings it looks whether any came.
                 loop {
                     ready!(timer.as_mut().poll(cx));
-                    let total = self.received.total + self.sent.total;
+                    let total = self.received.total() + self.sent.total();
                     if patience.until.is_some_and(|until| Instant::now() >= until) {
                         return Poll::Ready(End::Expired);
                     }
@@ -174,7 +132,7 @@ impl Relay {
             reset(self.downstream.tcp());
             reset(self.upstream.tcp());
         }
-        Outcome { sent: self.sent.total, received: self.received.total, end }
+        Outcome { sent: self.sent.total(), received: self.received.total(), end }
     }
 
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -190,120 +148,6 @@ impl Relay {
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Finished),
             _ => Poll::Pending,
-        }
-    }
-}
-
-impl Half {
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut Stream,
-        writer: &mut Stream,
-    ) -> Poll<Result<(), Failure>> {
-        loop {
-            match self.state {
-                State::Closed => return Poll::Ready(Ok(())),
-                State::Closing => {
-                    let closed = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
-                    self.state = State::Closed;
-                    match closed {
-                        // The peer closed first: nothing is left to say.
-                        Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
-                        Err(error) => return Poll::Ready(Err(Failure::Writer(error))),
-                        Ok(()) => {}
-                    }
-                }
-                State::Open => {
-                    if self.splice.is_on()
-                        && let (Some(from), Some(to)) = (reader.bare(), writer.bare())
-                    {
-                        let moved = self.splice.poll(cx, from, to);
-                        let count = self.splice.take_moved();
-                        self.count(count);
-                        match ready!(moved)? {
-                            splice::Step::Ended => self.state = State::Closing,
-                            splice::Step::Small => {}
-                        }
-                        continue;
-                    }
-                    ready!(self.poll_copy(cx, reader, writer))?;
-                }
-            }
-        }
-    }
-
-    /// Reads once and writes all of it.
-    fn poll_copy(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut Stream,
-        writer: &mut Stream,
-    ) -> Poll<Result<(), Failure>> {
-        if let Some(pending) = &mut self.pending {
-            while pending.from < pending.to {
-                let bytes = &pending.buffer[pending.from..pending.to];
-                match ready!(Pin::new(&mut *writer).poll_write(cx, bytes)) {
-                    Ok(0) => return Poll::Ready(Err(Failure::Writer(io::ErrorKind::WriteZero.into()))),
-                    Ok(count) => pending.from += count,
-                    Err(error) => return Poll::Ready(Err(Failure::Writer(error))),
-                }
-            }
-            self.pending = None;
-        }
-        let mut buffer = Buffer::take();
-        let mut view = ReadBuf::new(&mut buffer);
-        match Pin::new(&mut *reader).poll_read(cx, &mut view) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Reader(error))),
-            Poll::Pending => {
-                // TLS keeps small writes until asked.
-                if self.dirty {
-                    match Pin::new(&mut *writer).poll_flush(cx) {
-                        Poll::Ready(Ok(())) => self.dirty = false,
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Writer(error))),
-                        Poll::Pending => {}
-                    }
-                }
-                return Poll::Pending;
-            }
-        }
-        let count = view.filled().len();
-        if count == 0 {
-            self.state = State::Closing;
-            return Poll::Ready(Ok(()));
-        }
-        self.count(count as u64);
-        self.dirty = true;
-        if count == buffer.len() && reader.bare().is_some() && writer.bare().is_some() {
-            self.splice.switch_on();
-        }
-        // Most writes are taken whole at once: then nothing is kept.
-        let mut from = 0;
-        while from < count {
-            match Pin::new(&mut *writer).poll_write(cx, &buffer[from..count]) {
-                Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(Failure::Writer(io::ErrorKind::WriteZero.into())));
-                }
-                Poll::Ready(Ok(written)) => from += written,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Writer(error))),
-                Poll::Pending => {
-                    self.pending = Some(Box::new(Pending { buffer, from, to: count }));
-                    return Poll::Pending;
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn count(&mut self, bytes: u64) {
-        if bytes == 0 {
-            return;
-        }
-        self.total += bytes;
-        self.counter.inc_by(bytes);
-        if let Some(host) = self.first.take() {
-            host.answered();
         }
     }
 }

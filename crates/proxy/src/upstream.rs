@@ -54,8 +54,13 @@ pub(crate) async fn reach(
     }
     let mut tried = HashSet::new();
     let mut last = None;
-    while record.attempts < attempts {
-        let Some(endpoint) = cluster.pick(&tried) else { break };
+    let mut last_resort = false;
+    while record.attempts < attempts && !last_resort {
+        let picked = cluster.pick(&tried).or_else(|| {
+            last_resort = true;
+            cluster.last_resort(&tried)
+        });
+        let Some(endpoint) = picked else { break };
         let address = endpoint.address();
         record.attempts += 1;
         record.upstream_address = Some(address);
@@ -75,6 +80,9 @@ pub(crate) async fn reach(
         match connected.await {
             Ok(Connected { stream, peer }) => {
                 endpoint.host.connected();
+                if last_resort {
+                    cluster.readmit(&endpoint.host);
+                }
                 record.upstream = peer.as_ref().map(Peer::from);
                 record.endpoint = Some(endpoint);
                 return Ok(Reached { stream, active: Some(active), occupied });

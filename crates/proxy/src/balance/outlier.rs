@@ -3,7 +3,8 @@
 //! What counts as a failure: the connection is refused or times out, the TLS handshake fails or times out, or the connection
 //! is reset before its first byte came. A clean end without a byte counts as nothing. An ejected endpoint returns after its
 //! time only once a connection to it, TLS handshake included, has succeeded without a user's: a black hole costs no request
-//! more than once.
+//! more than once. Only a connection for which nothing else is left is sent to an ejected endpoint, once: Envoy would refuse it,
+//! which is quicker, and certain to fail.
 
 use std::sync::{Arc, Weak};
 
@@ -57,9 +58,7 @@ async fn recover(cluster: Weak<Cluster>, host: Arc<Host>, connector: Arc<Connect
         let Some(endpoint) = cluster.endpoint(host.address) else { return };
         match connector.probe(&cluster, &endpoint).await {
             Ok(()) => {
-                host.readmit(Instant::now());
-                cluster.rearrange();
-                tracing::info!(cluster = %cluster.name(), endpoint = %host.address, "endpoint readmitted");
+                cluster.readmit(&host);
                 return;
             }
             Err(error) => {

@@ -8,7 +8,7 @@ use nix::fcntl::{SpliceFFlags, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::Failure;
+use super::half::Failure;
 use super::store::Pipe;
 
 /// Asked for at once: at most what a pipe holds is given.

@@ -145,3 +145,22 @@ async fn when_all_fail_the_client_is_told_and_the_log_says_how_often_it_was_trie
     proxy.counted("istio_tcp_connections_closed_total", &["response_flags=\"UF\""], 1).await;
     assert_eq!(proxy.count("isthmus_upstream_failures_total", &["cause=\"connect_refused\""]), 2);
 }
+
+#[tokio::test]
+async fn the_only_endpoint_serves_again_as_soon_as_it_answers() {
+    let server = Server::start(Does::Echo("only")).await;
+    let proxy = Running::new(MeshCa::new().workload("east", "default/productpage"));
+    proxy.take(
+        vec![with_outlier(plain_cluster(HOST), 1, Duration::from_secs(300))],
+        vec![assignment(HOST, vec![vec![endpoint(server.address, false)]])],
+        vec![virtual_outbound("BlackHoleCluster"), service_listener(VIP.parse().unwrap(), HOST)],
+    );
+    let address = server.kill().await;
+    for _ in 0..2 {
+        assert!(ask(proxy.capture(VIP.parse().unwrap()).await, "?").await.is_err());
+    }
+    assert_eq!(proxy.health(address), "ejected");
+    let _server = Server::at(address, Does::Echo("only")).await;
+    assert_eq!(who(&proxy).await, "only?", "no waiting for the end of an ejection");
+    assert_eq!(proxy.health(address), "healthy");
+}
