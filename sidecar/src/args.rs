@@ -68,7 +68,8 @@ pub struct RunArgs {
     /// A named port of the workload; repeatable
     #[arg(long = "port", value_name = "NAME=PORT", value_parser = port)]
     pub ports: Vec<(Arc<str>, u16)>,
-    /// How to tell that the workload is ready: http:PORT[/PATH], tcp:PORT or exec:COMMAND
+    /// How to tell that the workload is ready: http:PORT[/PATH], https:PORT[/PATH], tcp:PORT, grpc:PORT[/SERVICE] or
+    /// exec:COMMAND
     #[arg(long, value_name = "PROBE")]
     pub probe: Option<What>,
     /// Time for one probe

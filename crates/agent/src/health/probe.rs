@@ -1,4 +1,7 @@
-//! One probe: HTTP, TCP or a command.
+//! One probe: HTTP(S), TCP, gRPC or a command.
+
+mod grpc;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +12,10 @@ use futures::future::BoxFuture;
 use http::{Request, Uri};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
+
+pub use grpc::Grpc;
 
 /// The proxy reaches its application from this address: what capture leaves alone.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
@@ -33,7 +39,7 @@ pub struct Target {
 }
 
 impl Target {
-    async fn connect(&self) -> io::Result<TcpStream> {
+    pub(super) async fn connect(&self) -> io::Result<TcpStream> {
         let socket = if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(mark) = self.mark {
             isthmus_capture::mark(&socket, mark)?;
@@ -50,6 +56,8 @@ impl Target {
 pub struct Http {
     /// Whom.
     pub target: Target,
+    /// Over TLS; its certificate is not looked at, as in Kubernetes: only the workload's life is asked.
+    pub tls: bool,
     /// Path and query.
     pub path: String,
     /// `Host` header.
@@ -70,13 +78,25 @@ impl Probe for Http {
     }
 
     fn describe(&self) -> String {
-        format!("GET http://{}{}", self.target.address, self.path)
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("GET {scheme}://{}{}", self.target.address, self.path)
     }
 }
 
 impl Http {
     async fn get(&self) -> Result<u16, Box<dyn std::error::Error + Send + Sync>> {
         let stream = self.target.connect().await?;
+        if self.tls {
+            let stream = tls::connect(stream, self.target.address.ip()).await?;
+            return self.ask(stream).await;
+        }
+        self.ask(stream).await
+    }
+
+    async fn ask<S>(&self, stream: S) -> Result<u16, Box<dyn std::error::Error + Send + Sync>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let mut request = Request::builder()
             .uri(self.path.parse::<Uri>()?)
             .header("host", &self.host)
@@ -165,7 +185,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = Target { address: listener.local_addr().unwrap(), mark: None };
         let headers = BTreeMap::from([("x-probe".to_string(), "yes".to_string())]);
-        let http = Http { target, path: "/health?full=1".into(), host: "reviews".into(), headers };
+        let http =
+            Http { target, tls: false, path: "/health?full=1".into(), host: "reviews".into(), headers };
         let server = async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = vec![0; 1024];
@@ -194,6 +215,25 @@ mod tests {
                 "{request}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn https_is_asked_whoever_signed_its_certificate() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target { address: listener.local_addr().unwrap(), mark: None };
+        let http = Http { target, tls: true, path: "/".into(), host: "x".into(), headers: BTreeMap::new() };
+        let stranger = isthmus_testkit::MeshCa::new().control_plane("east");
+        let config = isthmus_tls::server_config(&stranger, isthmus_tls::ClientAuth::None, &[]);
+        let server = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let patience = std::time::Duration::from_secs(5);
+            let (mut stream, _) = isthmus_tls::accept(stream, &config, patience).await.unwrap();
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        };
+        let (result, ()) = tokio::join!(http.probe(), server);
+        assert_eq!(result, Ok(()));
     }
 
     #[tokio::test]

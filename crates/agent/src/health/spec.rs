@@ -1,4 +1,4 @@
-//! Probes as people write them: `http:9080/health`, `tcp:3306`, and the `probe` of a WorkloadGroup.
+//! Probes as people write them: `http:9080/health`, `tcp:3306`, `grpc:9090`, and the `probe` of a WorkloadGroup.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,13 +9,15 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::Schedule;
-use super::probe::{Exec, Http, Probe, Target, Tcp};
+use super::probe::{Exec, Grpc, Http, Probe, Target, Tcp};
 
 /// Why a text is no probe.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidProbe {
     /// On the command line.
-    #[error("probe {0:?} is none of http:PORT[/PATH], tcp:PORT, exec:COMMAND")]
+    #[error(
+        "probe {0:?} is none of http:PORT[/PATH], https:PORT[/PATH], tcp:PORT, grpc:PORT[/SERVICE], exec:COMMAND"
+    )]
     Form(String),
     /// A port that is none.
     #[error("probe {probe:?}: {port:?} is no port")]
@@ -37,6 +39,8 @@ pub enum What {
     Http {
         /// Port.
         port: u16,
+        /// Over TLS.
+        tls: bool,
         /// Path and query.
         path: String,
         /// Another address than the workload's.
@@ -50,6 +54,13 @@ pub enum What {
         port: u16,
         /// Another address than the workload's.
         host: Option<IpAddr>,
+    },
+    /// `grpc.health.v1.Health/Check`.
+    Grpc {
+        /// Port.
+        port: u16,
+        /// Name of the service.
+        service: String,
     },
     /// Command.
     Exec(Vec<String>),
@@ -65,12 +76,22 @@ impl std::str::FromStr for What {
             port.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(wrong)
         };
         match kind {
-            "http" => {
+            "http" | "https" => {
                 let (port, path) = match rest.split_once('/') {
                     Some((port, path)) => (port, format!("/{path}")),
                     None => (rest, "/".to_string()),
                 };
-                Ok(Self::Http { port: number(port)?, path, host: None, headers: BTreeMap::new() })
+                Ok(Self::Http {
+                    port: number(port)?,
+                    tls: kind == "https",
+                    path,
+                    host: None,
+                    headers: BTreeMap::new(),
+                })
+            }
+            "grpc" => {
+                let (port, service) = rest.split_once('/').unwrap_or((rest, ""));
+                Ok(Self::Grpc { port: number(port)?, service: service.to_string() })
             }
             "tcp" => Ok(Self::Tcp { port: number(rest)?, host: None }),
             "exec" if !rest.trim().is_empty() => {
@@ -91,14 +112,15 @@ impl What {
             mark: mark.filter(|_| host.is_none_or(|host| host == own)),
         };
         match self {
-            Self::Http { port, path, host, mut headers } => {
+            Self::Http { port, tls, path, host, mut headers } => {
                 let key = headers.keys().find(|name| name.eq_ignore_ascii_case("host")).cloned();
                 let named = key.and_then(|key| headers.remove(&key));
                 let target = target(host, port);
                 let host = named.unwrap_or_else(|| target.address.to_string());
-                Arc::new(Http { target, path, host, headers })
+                Arc::new(Http { target, tls, path, host, headers })
             }
             Self::Tcp { port, host } => Arc::new(Tcp { target: target(host, port) }),
+            Self::Grpc { port, service } => Arc::new(Grpc { target: target(None, port), service }),
             Self::Exec(command) => Arc::new(Exec { command }),
         }
     }
@@ -115,7 +137,7 @@ struct ReadinessProbe {
     http_get: Option<HttpGet>,
     tcp_socket: Option<TcpSocketProbe>,
     exec: Option<ExecProbe>,
-    grpc: Option<serde_json::Value>,
+    grpc: Option<GrpcProbe>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -140,6 +162,13 @@ struct Header {
 struct TcpSocketProbe {
     host: String,
     port: u32,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct GrpcProbe {
+    port: u32,
+    service: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -182,11 +211,14 @@ pub fn of_group(spec: &serde_json::Value) -> Result<Option<(Schedule, What)>, In
     };
     let what = match (probe.http_get, probe.tcp_socket, probe.exec, probe.grpc) {
         (Some(http), None, None, None) => {
-            if !http.scheme.is_empty() && !http.scheme.eq_ignore_ascii_case("http") {
-                return Err(group("httpGet.scheme HTTPS is not supported yet; use tcpSocket or exec"));
-            }
+            let tls = match http.scheme.to_ascii_uppercase().as_str() {
+                "" | "HTTP" => false,
+                "HTTPS" => true,
+                other => return Err(InvalidProbe::Group(format!("httpGet.scheme {other:?} is none"))),
+            };
             What::Http {
                 port: port(http.port, "httpGet.port")?,
+                tls,
                 path: if http.path.is_empty() { "/".to_string() } else { http.path },
                 host: host(&http.host, "httpGet.host")?,
                 headers: http.http_headers.into_iter().map(|header| (header.name, header.value)).collect(),
@@ -196,8 +228,10 @@ pub fn of_group(spec: &serde_json::Value) -> Result<Option<(Schedule, What)>, In
             What::Tcp { port: port(tcp.port, "tcpSocket.port")?, host: host(&tcp.host, "tcpSocket.host")? }
         }
         (None, None, Some(exec), None) if !exec.command.is_empty() => What::Exec(exec.command),
-        (None, None, None, Some(_)) => return Err(group("grpc is not supported yet; use tcpSocket or exec")),
-        _ => return Err(group("needs exactly one of httpGet, tcpSocket, exec")),
+        (None, None, None, Some(grpc)) => {
+            What::Grpc { port: port(grpc.port, "grpc.port")?, service: grpc.service }
+        }
+        _ => return Err(group("needs exactly one of httpGet, tcpSocket, exec, grpc")),
     };
     Ok(Some((schedule, what)))
 }
@@ -210,8 +244,16 @@ mod tests {
     fn command_line_probes_are_read() {
         assert_eq!(
             "http:9080/health".parse(),
-            Ok(What::Http { port: 9080, path: "/health".into(), host: None, headers: BTreeMap::new() })
+            Ok(What::Http {
+                port: 9080,
+                tls: false,
+                path: "/health".into(),
+                host: None,
+                headers: BTreeMap::new()
+            })
         );
+        assert_eq!("grpc:9090/a.B".parse(), Ok(What::Grpc { port: 9090, service: "a.B".into() }));
+        assert!(matches!("https:443".parse(), Ok(What::Http { tls: true, .. })));
         assert_eq!("tcp:3306".parse(), Ok(What::Tcp { port: 3306, host: None }));
         assert_eq!("exec:pgrep mysqld".parse(), Ok(What::Exec(vec!["pgrep".into(), "mysqld".into()])));
         for bad in ["", "http", "http:", "http:x", "tcp:0", "tcp:70000", "exec: ", "udp:53"] {
@@ -236,9 +278,9 @@ mod tests {
     fn a_probe_that_is_not_understood_names_the_field() {
         for (probe, named) in [
             (serde_json::json!({"tcpSocket": {"port": 0}}), "tcpSocket.port"),
-            (serde_json::json!({"grpc": {"port": 1}}), "grpc"),
+            (serde_json::json!({"grpc": {"port": 0}}), "grpc.port"),
             (serde_json::json!({"periodSeconds": 1}), "exactly one"),
-            (serde_json::json!({"httpGet": {"port": 1, "scheme": "HTTPS"}}), "scheme"),
+            (serde_json::json!({"httpGet": {"port": 1, "scheme": "FTP"}}), "scheme"),
             (serde_json::json!({"httpGet": {"port": 1, "host": "a b"}}), "httpGet.host"),
             (serde_json::json!({"exec": {"command": "x"}}), "probe"),
         ] {
