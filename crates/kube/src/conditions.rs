@@ -35,7 +35,6 @@ pub(crate) struct Current {
     namespace: Option<String>,
     name: String,
     resource_version: String,
-    generation: Value,
     conditions: Vec<Value>,
 }
 
@@ -51,7 +50,6 @@ impl Current {
             namespace: text("namespace"),
             name: text("name")?,
             resource_version: text("resourceVersion").unwrap_or_default(),
-            generation: value["metadata"]["generation"].clone(),
             conditions: value["status"]["conditions"].as_array().cloned().unwrap_or_default(),
         })
     }
@@ -61,10 +59,7 @@ impl Current {
         let refused = (!problems.is_empty()).then(|| ("False", "Invalid", joined(problems)));
         let idle = (!unenforced.is_empty()).then(|| ("True", "NotImplemented", joined(unenforced)));
         let mut conditions = self.conditions.clone();
-        let changed = [
-            set(&mut conditions, RECONCILED, refused, &self.generation),
-            set(&mut conditions, NOT_ENFORCED, idle, &self.generation),
-        ];
+        let changed = [set(&mut conditions, RECONCILED, refused), set(&mut conditions, NOT_ENFORCED, idle)];
         changed.contains(&true).then_some(Finding {
             kind: self.kind,
             namespace: self.namespace,
@@ -86,12 +81,7 @@ fn joined(messages: &[String]) -> String {
 }
 
 /// Sets or takes away one condition of ours; true when the list changed.
-fn set(
-    conditions: &mut Vec<Value>,
-    kind: &str,
-    wanted: Option<(&str, &str, String)>,
-    generation: &Value,
-) -> bool {
+fn set(conditions: &mut Vec<Value>, kind: &str, wanted: Option<(&str, &str, String)>) -> bool {
     let position = conditions.iter().position(|condition| condition["type"] == kind);
     let Some((status, reason, message)) = wanted else {
         return position.map(|position| conditions.remove(position)).is_some();
@@ -103,11 +93,7 @@ fn set(
         }
         conditions.remove(position);
     }
-    let mut condition = json!({"type": kind, "status": status, "reason": reason, "message": message});
-    if !generation.is_null() {
-        condition["observedGeneration"] = generation.clone();
-    }
-    conditions.push(condition);
+    conditions.push(json!({"type": kind, "status": status, "reason": reason, "message": message}));
     true
 }
 

@@ -1,10 +1,9 @@
-//! What Kubernetes' own controllers do, for an API server without them: EndpointSlices from selectors, the ServiceAccount
-//! `default` of each namespace; and addresses for ServiceEntries, which Istio allocates everywhere.
+//! What Kubernetes' own controllers do, for an API server without them: EndpointSlices from selectors; and addresses for
+//! ServiceEntries, which Istio allocates everywhere. (Owners, namespaces and their default ServiceAccounts are the API server's own.)
 //!
 //! All of it is idempotent and made from the same objects alike, so that two replicas over one store agree without a leader.
 
 pub mod addresses;
-mod service_accounts;
 mod slices;
 
 use std::time::Duration;
@@ -29,14 +28,7 @@ pub enum Which {
 /// Starts the controllers; they end with the task group's drain.
 pub fn run(cluster: &Cluster, id: ClusterId, which: Which, tasks: &TaskGroup) {
     let kinds = match which {
-        Which::Standalone => vec![
-            Kind::Namespace,
-            Kind::ServiceAccount,
-            Kind::Service,
-            Kind::Pod,
-            Kind::EndpointSlice,
-            Kind::ServiceEntry,
-        ],
+        Which::Standalone => vec![Kind::Service, Kind::Pod, Kind::EndpointSlice, Kind::ServiceEntry],
         Which::Kubernetes => vec![Kind::ServiceEntry],
     };
     let (events, receive) = mpsc::channel(256);
@@ -45,7 +37,6 @@ pub fn run(cluster: &Cluster, id: ClusterId, which: Which, tasks: &TaskGroup) {
         cluster: cluster.clone(),
         awaited: kinds,
         slices: slices::Slices::default(),
-        accounts: service_accounts::Accounts::default(),
         addresses: addresses::Addresses::default(),
     };
     let stop = tasks.signal();
@@ -63,7 +54,6 @@ struct Controllers {
     /// Kinds that were not listed yet. Until all are, what is missing is unknown, and nothing is written.
     awaited: Vec<Kind>,
     slices: slices::Slices,
-    accounts: service_accounts::Accounts,
     addresses: addresses::Addresses,
 }
 
@@ -84,15 +74,13 @@ impl Controllers {
                 if let isthmus_resources::Change::Listed(kind, _) = &event.change {
                     self.awaited.retain(|awaited| awaited != kind);
                 }
-                self.accounts.apply(&event.change);
                 self.addresses.apply(&event.change);
                 self.slices.apply(event.change);
             }
             if !self.awaited.is_empty() {
                 continue;
             }
-            let mut done = self.accounts.write(&self.cluster).await;
-            done &= self.slices.write(&self.cluster).await;
+            let mut done = self.slices.write(&self.cluster).await;
             done &= self.addresses.write(&self.cluster).await;
             retry = !done;
             if done {

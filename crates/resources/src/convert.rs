@@ -12,7 +12,7 @@ pub use endpoint::{
 };
 pub use gateway::network_gateways;
 pub use locality::{node_locality, pod_locality, workload_entry_locality};
-pub use service::{fully_qualified, kubernetes_service, service_entry};
+pub use service::{kubernetes_service, service_entry};
 
 use crate::kubernetes;
 use crate::meta::Resource;

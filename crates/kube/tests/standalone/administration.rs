@@ -23,7 +23,7 @@ async fn token(
         "data": {data.0: STANDARD.encode(data.1)},
     });
     let created = world.create(Kind::Secret, object).await;
-    world.cluster.ensure_service_account(account.0, account.1).await.unwrap();
+    world.admin.ensure_service_account(account.0, account.1).await.unwrap();
     let body = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
         "spec": {
@@ -34,7 +34,7 @@ async fn token(
         },
     });
     let answer =
-        world.cluster.post_to(Kind::ServiceAccount, Some(account.0), account.1, "token", body).await.unwrap();
+        world.admin.post_to(Kind::ServiceAccount, Some(account.0), account.1, "token", body).await.unwrap();
     answer["status"]["token"].as_str().unwrap().to_string()
 }
 
@@ -75,7 +75,7 @@ async fn a_hosts_token_works_until_its_secret_is_deleted() {
         world.cluster.consume_token(&granted).await.unwrap();
     }
     let revoked =
-        world.cluster.delete(Kind::Secret, Some(SYSTEM_NAMESPACE), "isthmus-host-a", Default::default());
+        world.admin.delete(Kind::Secret, Some(SYSTEM_NAMESPACE), "isthmus-host-a", Default::default());
     assert!(revoked.await.unwrap());
     assert!(world.cluster.verify_token(&token).await.is_err());
 }
@@ -131,9 +131,9 @@ async fn peers_and_their_state() {
     let status = PeerStatus { state: "Connected".into(), synced: true, services: 4, ..PeerStatus::default() };
     world.cluster.write_peer_status("west", &status).await.unwrap();
     let version = |value: &serde_json::Value| value["metadata"]["resourceVersion"].clone();
-    let before = world.cluster.get(Kind::Peer, None, "west").await.unwrap().unwrap();
+    let before = world.admin.get(Kind::Peer, None, "west").await.unwrap().unwrap();
     world.cluster.write_peer_status("west", &status).await.unwrap();
-    let after = world.cluster.get(Kind::Peer, None, "west").await.unwrap().unwrap();
+    let after = world.admin.get(Kind::Peer, None, "west").await.unwrap().unwrap();
     assert_eq!(version(&before), version(&after), "the same state is not written twice");
     let peers = world.cluster.peers().await.unwrap();
     assert_eq!(peers[0].spec.gateways, ["192.0.2.1:15443"]);
@@ -176,7 +176,7 @@ async fn a_deletion_with_a_stale_precondition_deletes_nothing() {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "web"}});
     world.create(Kind::ConfigMap, object).await;
     let stale = isthmus_kube::api::Preconditions { uid: Some("another"), ..Default::default() };
-    let error = world.cluster.delete(Kind::ConfigMap, Some("web"), "a", stale).await.unwrap_err();
+    let error = world.admin.delete(Kind::ConfigMap, Some("web"), "a", stale).await.unwrap_err();
     assert!(is_conflict(&error), "{error}");
     assert!(world.get(Kind::ConfigMap, "web", "a").await.is_some());
 }

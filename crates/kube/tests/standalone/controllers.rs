@@ -7,18 +7,6 @@ use serde_json::json;
 use crate::world::world;
 
 #[tokio::test]
-async fn every_namespace_gets_its_default_service_account() {
-    let world = world().await;
-    controllers::run(&world.cluster, "east".parse().unwrap(), Which::Standalone, &world.tasks);
-    let mut accounts = world.watch(&[Kind::ServiceAccount]);
-    world.namespace("web").await;
-    let of_web = |object: &Object| {
-        (object.meta().namespace_str() == "web" && &*object.meta().name == "default").then_some(())
-    };
-    accounts.find("the service account", of_web).await;
-}
-
-#[tokio::test]
 async fn pods_of_a_selector_are_endpoints_of_its_service() {
     let world = world().await;
     world.namespace("web").await;
@@ -45,17 +33,17 @@ async fn pods_of_a_selector_are_endpoints_of_its_service() {
         "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}],
         "conditions": [{"type": "Ready", "status": "True"}],
     }});
-    world.cluster.merge(Kind::Pod, Some("web"), "reviews-v1", Some("status"), status).await.unwrap();
+    world.admin.merge(Kind::Pod, Some("web"), "reviews-v1", Some("status"), status).await.unwrap();
     let full = slices.find("the endpoint", |object| sizes(object, 1)).await;
     assert_eq!(full.ports, [("http".into(), 9080)]);
     assert!(full.endpoints[0].ready);
     assert_eq!(full.endpoints[0].pod, Some(("web".into(), "reviews-v1".into())));
 
-    world.cluster.delete(Kind::Pod, Some("web"), "reviews-v1", Default::default()).await.unwrap();
+    world.admin.delete(Kind::Pod, Some("web"), "reviews-v1", Default::default()).await.unwrap();
     slices.find("the empty slice", |object| sizes(object, 0)).await;
-    world.cluster.delete(Kind::Service, Some("web"), "reviews", Default::default()).await.unwrap();
+    world.admin.delete(Kind::Service, Some("web"), "reviews", Default::default()).await.unwrap();
     let gone = async {
-        while !world.cluster.list(Kind::EndpointSlice, Some("web"), None).await.unwrap().is_empty() {
+        while !world.admin.list(Kind::EndpointSlice, Some("web"), None).await.unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
     };

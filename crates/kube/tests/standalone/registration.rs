@@ -38,7 +38,7 @@ async fn prepared(accounts: &[&str]) -> World {
     let world = world().await;
     world.namespace("web").await;
     for account in accounts {
-        world.cluster.ensure_service_account("web", account).await.unwrap();
+        world.admin.ensure_service_account("web", account).await.unwrap();
     }
     world
 }
@@ -66,7 +66,7 @@ async fn a_stream_becomes_a_pod_that_is_ready_when_its_agent_says_so() {
     assert_eq!(pod["status"]["podIPs"], json!([{"ip": "192.0.2.7"}]));
     assert_eq!(pod["metadata"]["labels"]["security.istio.io/tlsMode"], "istio");
     assert_eq!(pod["metadata"]["labels"]["topology.istio.io/network"], "east");
-    let lease = world.cluster.get(LEASE, Some("web"), "reviews-v1").await.unwrap().unwrap();
+    let lease = world.admin.get(LEASE, Some("web"), "reviews-v1").await.unwrap().unwrap();
     assert_eq!(lease["spec"]["holderIdentity"], "primary");
 
     registrar.health(&registered, true, "").await.unwrap();
@@ -83,7 +83,7 @@ async fn a_pod_goes_after_the_grace_and_its_record_with_it() {
     let registered = registrar.connect(request(Registration::Pod, "reviews")).await.unwrap();
     registrar.disconnect(registered);
     pods.removal("the pod's removal", "reviews-v1").await;
-    assert!(world.cluster.get(LEASE, Some("web"), "reviews-v1").await.unwrap().is_none());
+    assert!(world.admin.get(LEASE, Some("web"), "reviews-v1").await.unwrap().is_none());
     assert!(registrar.connected().is_empty());
 }
 
@@ -226,7 +226,7 @@ async fn an_entry_keeps_its_identity_over_a_reconnect_and_goes_after_the_grace()
 #[tokio::test]
 async fn an_entry_of_one_service_account_is_not_adopted_by_another() {
     let world = with_group().await;
-    world.cluster.ensure_service_account("web", "other").await.unwrap();
+    world.admin.ensure_service_account("web", "other").await.unwrap();
     let registrar = registrar(&world, LONG);
     let group = || Registration::Group("mysql".to_string());
     let _first = registrar.connect(request(group(), "mysql")).await.unwrap();
@@ -240,7 +240,7 @@ async fn a_workload_that_does_not_come_back_to_a_restarted_control_plane_is_take
     let group = Registration::Group("mysql".to_string());
     let first = registrar(&world, LONG);
     let _entry = first.connect(request(group, "mysql")).await.unwrap();
-    world.cluster.ensure_service_account("web", "reviews").await.unwrap();
+    world.admin.ensure_service_account("web", "reviews").await.unwrap();
     let _pod = first.connect(request(Registration::Pod, "reviews")).await.unwrap();
     drop(first);
 

@@ -24,7 +24,7 @@ async fn a_watch_lists_once_and_then_tells_changes() {
     assert!(
         matches!(events.next().await, Change::Applied(Object::ServiceEntry(entry)) if &*entry.meta.name == "b")
     );
-    world.cluster.delete(Kind::ServiceEntry, Some("web"), "a", Default::default()).await.unwrap();
+    world.admin.delete(Kind::ServiceEntry, Some("web"), "a", Default::default()).await.unwrap();
     assert!(matches!(events.next().await, Change::Removed(Kind::ServiceEntry, _, name) if &*name == "a"));
 }
 
@@ -107,6 +107,6 @@ async fn what_is_not_enforced_says_so_in_its_status_once() {
 async fn an_error_names_the_object_and_what_is_wrong() {
     let world = world().await;
     let object = networking(Kind::ServiceEntry, "nowhere", "a", json!({"hosts": ["a.example"]}));
-    let error = world.cluster.create(Kind::ServiceEntry, object).await.unwrap_err().to_string();
+    let error = world.admin.create(Kind::ServiceEntry, object).await.unwrap_err().to_string();
     assert!(error.starts_with("creating ServiceEntry nowhere/a: not found: "), "{error}");
 }

@@ -17,7 +17,10 @@ use tokio::sync::mpsc;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
+    /// As the control plane: what the code under test uses.
     pub(crate) cluster: Cluster,
+    /// As a person who may do everything.
+    pub(crate) admin: Cluster,
     pub(crate) tasks: TaskGroup,
     _dir: tempfile::TempDir,
 }
@@ -33,7 +36,8 @@ pub(crate) async fn with_crds(crds: Vec<Value>) -> World {
     let mut config = Config::new(store, tasks.clone());
     config.crds = crds;
     let server = ApiServer::start(config).await.unwrap();
-    World { cluster: Cluster::in_process(server.router()), tasks, _dir: dir }
+    let admin = Cluster::in_process(server.router_as("admin", &["system:masters"]));
+    World { cluster: Cluster::in_process(server.router()), admin, tasks, _dir: dir }
 }
 
 impl Drop for World {
@@ -77,21 +81,21 @@ impl World {
     }
 
     pub(crate) async fn create(&self, kind: Kind, object: Value) -> Value {
-        self.cluster.create(kind, object).await.unwrap()
+        self.admin.create(kind, object).await.unwrap()
     }
 
     pub(crate) async fn namespace(&self, name: &str) {
-        self.cluster.ensure_namespace(name).await.unwrap();
+        self.admin.ensure_namespace(name).await.unwrap();
     }
 
     pub(crate) async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
-        self.cluster.get(kind, Some(namespace), name).await.unwrap()
+        self.admin.get(kind, Some(namespace), name).await.unwrap()
     }
 
     /// An Istio object of the networking group.
     pub(crate) async fn networking(&self, kind: Kind, namespace: &str, name: &str, spec: Value) -> Value {
         let object = networking(kind, namespace, name, spec);
-        self.cluster.put(kind, object).await.unwrap()
+        self.admin.put(kind, object).await.unwrap()
     }
 }
 

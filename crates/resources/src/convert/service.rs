@@ -4,23 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::{
-    Hostname, Location, Namespace, Protocol, Resolution, Selector, Service, ServicePort, Source, TargetPort,
+    Hostname, Location, Protocol, Resolution, Selector, Service, ServicePort, Source, TargetPort,
 };
 
 use super::Site;
 use crate::istio::{self, ServiceEntryLocation, ServiceEntryResolution};
 use crate::kubernetes::{self, ServiceType};
 use crate::meta::Resource;
-
-/// A host as Istio's objects may abbreviate it: without a dot it is a Service of the object's own namespace.
-#[must_use]
-pub fn fully_qualified(host: &str, namespace: &Namespace, domain: &str) -> String {
-    let host = host.to_ascii_lowercase();
-    if host.contains('.') || host == "*" || host.contains(':') {
-        return host;
-    }
-    format!("{host}.{namespace}.svc.{domain}")
-}
 
 /// The service behind a Kubernetes Service; none for type ExternalName and for names that are not hosts.
 #[must_use]

@@ -280,11 +280,3 @@ status: {loadBalancer: {ingress: [{hostname: lb.example}]}}
     assert!(find(&text.replace("topology.istio.io/network", "other")).is_empty());
     assert!(find(&text.replace("port: 15443", "port: 443")).is_empty());
 }
-
-#[test]
-fn short_names_belong_to_the_namespace_of_their_object() {
-    let namespace: Namespace = "web".parse().unwrap();
-    assert_eq!(fully_qualified("reviews", &namespace, "cluster.local"), "reviews.web.svc.cluster.local");
-    assert_eq!(fully_qualified("a.example", &namespace, "cluster.local"), "a.example");
-    assert_eq!(fully_qualified("*", &namespace, "cluster.local"), "*");
-}
