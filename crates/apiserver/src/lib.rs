@@ -1,6 +1,6 @@
 //! A small Kubernetes-style API over the store: kubectl and kube clients work against it.
 //!
-//! ```ignore
+//! ```text
 //! let store = Arc::new(EmbeddedStore::open(&dir.join("store.redb"))?);
 //! let server = ApiServer::start(Config::new(store, tasks)).await?;
 //! let client = kube::Client::new(server.router(), "default");           // in process, trusted
@@ -19,6 +19,7 @@ mod kinds;
 mod meta;
 mod openapi;
 mod patch;
+mod protobuf;
 mod request;
 mod schema;
 mod selector;

@@ -11,7 +11,7 @@ use crate::cache::{Object, store_key};
 use crate::kinds::{Builtin, Kind};
 use crate::request::Query;
 use crate::status::ApiError;
-use crate::{meta, status};
+use crate::{meta, protobuf, status};
 
 /// Finalizer of an owner whose dependents go first.
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";
@@ -47,9 +47,13 @@ pub(crate) struct Removed {
 
 impl DeleteOptions {
     /// From the body, if there is one, and the query.
-    pub(crate) fn parse(body: &[u8], query: &Query) -> Result<Self, ApiError> {
+    pub(crate) fn parse(media: &str, body: &[u8], query: &Query) -> Result<Self, ApiError> {
         let value: Value = if body.iter().all(u8::is_ascii_whitespace) {
             Value::Null
+        } else if media == protobuf::MEDIA_TYPE {
+            protobuf::decode(body).map_err(|error| {
+                ApiError::bad_request(format!("the delete options are not readable: {error}"))
+            })?
         } else {
             serde_json::from_slice(body)
                 .map_err(|error| ApiError::bad_request(format!("the delete options are not JSON: {error}")))?

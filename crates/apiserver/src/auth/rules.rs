@@ -46,7 +46,7 @@ pub(crate) fn path_allowed(who: &Identity, path: &str) -> bool {
     let below =
         |root: &&str| path == *root || path.strip_prefix(*root).is_some_and(|rest| rest.starts_with('/'));
     who.in_group(MASTERS)
-        || OPEN.iter().any(|root| below(root))
+        || OPEN.iter().any(below)
         || (path == "/metrics" && who.in_group(CONTROL_PLANE))
 }
 

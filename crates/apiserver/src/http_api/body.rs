@@ -7,6 +7,7 @@ use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
+use crate::protobuf;
 use crate::status::ApiError;
 
 /// A larger body is refused, as Kubernetes does.
@@ -36,7 +37,11 @@ pub(super) fn object(parts: &Parts, body: &Bytes) -> Result<Value, ApiError> {
             ))
         }),
         "application/yaml" | "application/x-yaml" => yaml(body),
-        _ => Err(ApiError::unsupported_media_type("application/json, application/yaml")),
+        protobuf::MEDIA_TYPE => protobuf::decode(body)
+            .map_err(|error| ApiError::bad_request(format!("the protobuf body is not readable: {error}"))),
+        _ => Err(ApiError::unsupported_media_type(
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }
 

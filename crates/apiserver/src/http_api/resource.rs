@@ -227,7 +227,7 @@ impl Call {
 
     async fn delete(&self, body: Body) -> Result<Response, ApiError> {
         let body = body::read(body).await?;
-        let options = DeleteOptions::parse(&body, &self.query)?;
+        let options = DeleteOptions::parse(&body::media_type(&self.parts), &body, &self.query)?;
         let removed =
             self.handler.api.remove(&self.kind, &self.target.namespace, &self.target.name, &options).await?;
         Ok(answer::json(StatusCode::OK, removed.answer))
@@ -240,7 +240,7 @@ impl Call {
             return Err(ApiError::method_not_allowed());
         }
         let body = body::read(body).await?;
-        let delete = DeleteOptions::parse(&body, &self.query)?;
+        let delete = DeleteOptions::parse(&body::media_type(&self.parts), &body, &self.query)?;
         let list = ListOptions::parse(&self.kind, &self.query)?;
         let listed = self.handler.api.list(&self.kind, &self.target.namespace, &list).await?;
         for object in &listed.items {

@@ -164,6 +164,7 @@ impl Kubectl {
         command
             .env_clear()
             .env("HOME", &self.dir)
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("KUBECONFIG", self.dir.join("admin.kubeconfig"))
             .current_dir(&self.dir)
             .args(arguments)

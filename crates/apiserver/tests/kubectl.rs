@@ -1,0 +1,89 @@
+//! The real kubectl against the served API.
+
+#[path = "support/served.rs"]
+mod support;
+
+use support::Served;
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, labels: {tier: front}}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_applies_reads_changes_and_deletes() {
+    let served = Served::start().await;
+    let Some(kubectl) = served.kubectl() else { return };
+    let namespace = "{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"shop\"}}";
+    assert_eq!(kubectl.ok(&["create", "-f", "-"], namespace).await, "namespace/shop created");
+    assert_eq!(kubectl.ok(&["apply", "-f", "-"], SERVICE).await, "service/web created");
+    assert_eq!(kubectl.ok(&["apply", "-f", "-"], SERVICE).await, "service/web unchanged");
+    let changed = SERVICE.replace("8080", "9090");
+    let diff = kubectl.run(&["diff", "-f", "-"], &changed).await;
+    assert!(
+        diff.out.contains("-    targetPort: 8080") && diff.out.contains("+    targetPort: 9090"),
+        "{}",
+        diff.out
+    );
+    assert_eq!(kubectl.ok(&["apply", "-f", "-"], &changed).await, "service/web configured");
+    let port = ["get", "service", "web", "-n", "shop", "-o", "jsonpath={.spec.ports[0].targetPort}"];
+    assert_eq!(kubectl.ok(&port, "").await, "9090");
+    kubectl.ok(&["label", "service", "web", "-n", "shop", "tier=back", "--overwrite"], "").await;
+    let table = kubectl.ok(&["get", "services", "-A", "-l", "tier=back"], "").await;
+    assert!(table.contains("NAMESPACE") && table.contains("80/TCP"), "{table}");
+    kubectl
+        .ok(
+            &[
+                "patch",
+                "service",
+                "web",
+                "-n",
+                "shop",
+                "-p",
+                "{\"spec\":{\"ports\":[{\"port\":80,\"name\":\"h\"}]}}",
+            ],
+            "",
+        )
+        .await;
+    let described = kubectl.ok(&["describe", "service", "web", "-n", "shop"], "").await;
+    assert!(described.contains("9090/TCP"), "{described}");
+    let unknown = SERVICE.replace("selector:", "selektor:");
+    let refused = kubectl.run(&["apply", "-f", "-"], &unknown).await;
+    assert!(!refused.good && refused.err.contains("unknown field \"spec.selektor\""), "{}", refused.err);
+    let explained = kubectl.ok(&["explain", "service.spec.ports.targetPort"], "").await;
+    assert!(explained.contains("FIELD: targetPort"), "{explained}");
+    assert_eq!(kubectl.ok(&["delete", "namespace", "shop"], "").await, "namespace \"shop\" deleted");
+    let gone = kubectl.run(&["get", "service", "web", "-n", "shop"], "").await;
+    assert!(gone.err.contains("NotFound"), "{}", gone.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_creates_by_its_generators() {
+    let served = Served::start().await;
+    let Some(kubectl) = served.kubectl() else { return };
+    kubectl.ok(&["create", "namespace", "shop"], "").await;
+    kubectl.ok(&["create", "serviceaccount", "web", "-n", "shop"], "").await;
+    kubectl
+        .ok(&["create", "configmap", "c", "-n", "shop", "--from-literal=a=b", "--from-literal=c=d"], "")
+        .await;
+    assert_eq!(
+        kubectl.ok(&["get", "configmap", "c", "-n", "shop", "-o", "jsonpath={.data}"], "").await,
+        "{\"a\":\"b\",\"c\":\"d\"}"
+    );
+    kubectl.ok(&["create", "secret", "generic", "s", "-n", "shop", "--from-literal=a=b"], "").await;
+    assert_eq!(
+        kubectl.ok(&["get", "secret", "s", "-n", "shop", "-o", "jsonpath={.data.a}{.type}"], "").await,
+        "Yg==Opaque"
+    );
+    kubectl.ok(&["create", "service", "clusterip", "svc", "-n", "shop", "--tcp=80:8080"], "").await;
+    let service = ["get", "service", "svc", "-n", "shop", "-o", "jsonpath={.spec.ports[0]}"];
+    let port = kubectl.ok(&service, "").await;
+    assert!(port.contains("\"targetPort\":8080") && port.contains("\"name\":\"80-8080\""), "{port}");
+    let token =
+        kubectl.ok(&["create", "token", "web", "-n", "shop", "--duration=1h", "--audience=x"], "").await;
+    assert_eq!(token.split('.').count(), 3, "{token}");
+}
