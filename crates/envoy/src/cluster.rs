@@ -5,16 +5,18 @@ mod outlier;
 pub(crate) mod tls;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::r#type::v3::Percent;
-use isthmus_model::{Endpoint, Location, Protocol, Resolution, ServicePort, Source};
+use isthmus_model::{Endpoint, Hostname, Location, Protocol, Resolution, ServicePort, Source};
 use isthmus_proto::resource::Resource;
 use isthmus_registry::MeshService;
 use isthmus_resources::istio::{ClientTlsMode, ConnectionPool, SimpleLb};
+use isthmus_sni::ServiceName;
 use prost::Message;
 
 use crate::destination::{Effective, Rule};
@@ -266,4 +268,26 @@ fn metadata(target: Target<'_>, rule: Option<&Rule>) -> sorted::ClusterMetadata 
 /// Whether a port carries TCP of any kind.
 pub(crate) fn is_tcp(port: &ServicePort) -> bool {
     port.protocol != Protocol::Udp && port.number != 0
+}
+
+/// Whether a subset may be part of a name at the wire.
+pub(crate) fn is_nameable(subset: &str, host: &Hostname) -> bool {
+    ServiceName::with_subset(NonZeroU16::MIN, subset, host.clone()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_gateways_grammar() {
+        let host: Hostname = "reviews.bookinfo.svc.cluster.local".parse().unwrap();
+        let port = NonZeroU16::new(9080).unwrap();
+        for subset in ["", "v2"] {
+            let theirs = ServiceName::with_subset(port, subset, host.clone()).unwrap();
+            assert_eq!(cluster_name(9080, subset, host.as_str()), theirs.cluster());
+            assert_eq!(server_name(9080, subset, host.as_str()), theirs.sni());
+        }
+        assert!(is_nameable("v2", &host) && !is_nameable("v_.2", &host));
+    }
 }

@@ -12,7 +12,7 @@ use isthmus_resources::istio::Subset;
 
 use crate::cache::{Cache, Pins};
 use crate::class::Class;
-use crate::cluster::{self, Target, Use, is_tcp};
+use crate::cluster::{self, Target, Use, is_nameable, is_tcp};
 use crate::config::Config;
 use crate::destination::Rule;
 use crate::endpoint;
@@ -176,7 +176,8 @@ pub(crate) fn targets<'a>(
 ) -> impl Iterator<Item = Target<'a>> {
     let subsets = move || {
         let named: &'a [Subset] = rule.map_or(&[], |rule| &rule.subsets);
-        std::iter::once("").chain(named.iter().map(|subset| subset.name.as_str()))
+        let named = named.iter().map(|subset| subset.name.as_str());
+        std::iter::once("").chain(named.filter(|name| is_nameable(name, &service.service.host)))
     };
     let ports = service.service.ports.iter().filter(|port: &&ServicePort| is_tcp(port));
     ports.flat_map(move |port| subsets().map(move |subset| Target { service, port, subset, usage }))
