@@ -1,135 +1,156 @@
-//! A few verbs of a Kubernetes-style API over plain HTTP on loopback: enough for the command, and no more.
+//! Our own API server over HTTPS on loopback, as `isthmus-primary --standalone` serves it: a private CA, an administrator's
+//! client certificate, a store in a directory of its own.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{Method, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use isthmus_apiserver::{ApiServer, Config};
+use isthmus_ca::ApiPki;
+use isthmus_kube::Cluster;
+use isthmus_kube::mesh::MeshInfo;
+use isthmus_lifecycle::{Clock, Drain, OnFailure, SystemClock, TaskGroup};
+use isthmus_resources::Kind;
+use isthmus_store::EmbeddedStore;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
-/// Objects by path.
-#[derive(Clone, Default)]
+/// The API of one cluster.
 pub(crate) struct Api {
-    objects: Arc<Mutex<BTreeMap<String, Value>>>,
-    /// Bodies of TokenRequests, by path.
-    pub(crate) asked: Arc<Mutex<Vec<(String, Value)>>>,
+    runtime: Runtime,
+    server: ApiServer,
+    cluster: Cluster,
+    tasks: TaskGroup,
+    pki: ApiPki,
+    address: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        self.tasks.drain().immediate();
+    }
 }
 
 impl Api {
-    /// Stores an object.
-    pub(crate) fn put(&self, path: &str, object: Value) {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_string(), object);
+    /// Starts it.
+    pub(crate) fn start() -> Self {
+        // A second installation keeps the first, which is the same.
+        let _ = default_provider().install_default();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime starts");
+        let directory = tempfile::tempdir().expect("a test has a temporary directory");
+        let pki =
+            ApiPki::open(&directory.path().join("pki"), SystemClock.now()).expect("a private CA is made");
+        let tasks = TaskGroup::new("test", Drain::new());
+        let store = EmbeddedStore::open(&directory.path().join("store.redb")).expect("a store is made");
+        let mut config = Config::new(Arc::new(store), tasks.clone());
+        config.crds = isthmus_resources::crds();
+        config.client_roots = certificates(pki.ca_pem());
+        let (server, cluster, address) = runtime.block_on(async {
+            let server = ApiServer::start(config).await.expect("the API server starts");
+            let listener =
+                tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+            let address = listener.local_addr().expect("a bound listener has an address").to_string();
+            let tls = server.tls_config(serving(&pki)).expect("the API server's certificate is usable");
+            let (serving, stop) = (server.clone(), tasks.signal());
+            tasks.spawn(
+                "api server",
+                OnFailure::Log,
+                async move { serving.serve(listener, tls, stop).await },
+            );
+            let cluster = Cluster::in_process(server.router_as("admin", &["system:masters"]));
+            (server, cluster, address)
+        });
+        Self { runtime, server, cluster, tasks, pki, address, _directory: directory }
+    }
+
+    /// Runs something against it.
+    pub(crate) fn ask<T>(&self, asked: impl AsyncFnOnce(&Cluster) -> T) -> T {
+        self.runtime.block_on(asked(&self.cluster))
+    }
+
+    /// Creates or replaces an object.
+    pub(crate) fn put(&self, kind: Kind, object: Value) {
+        let put = self.ask(async |cluster| cluster.put(kind, object).await);
+        put.expect("the API server takes the object");
     }
 
     /// An object.
-    pub(crate) fn get(&self, path: &str) -> Option<Value> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+    pub(crate) fn get(&self, kind: Kind, namespace: Option<&str>, name: &str) -> Option<Value> {
+        let found = self.ask(async |cluster| cluster.get(kind, namespace, name).await);
+        found.expect("the API server answers")
     }
 
-    /// Paths below this one.
-    pub(crate) fn below(&self, path: &str) -> Vec<String> {
-        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.keys().filter(|key| key.starts_with(path)).cloned().collect()
+    /// All of a kind.
+    pub(crate) fn list(&self, kind: Kind, namespace: Option<&str>) -> Vec<Value> {
+        let found = self.ask(async |cluster| cluster.list(kind, namespace, None).await);
+        found.expect("the API server answers")
     }
 
-    /// Serves it on a port of the kernel's choice, in a thread of its own; the address.
-    pub(crate) fn serve(&self) -> String {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        listener.set_nonblocking(true).expect("a listener can be made non-blocking");
-        let address = listener.local_addr().expect("a bound listener has an address").to_string();
-        let router = Router::new().fallback(answer).with_state(self.clone());
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime starts").block_on(async {
-                let listener =
-                    tokio::net::TcpListener::from_std(listener).expect("the listener is fit for tokio");
-                axum::serve(listener, router).await.expect("loopback serves");
-            });
-        });
-        address
+    /// Writes what the control plane says of itself.
+    pub(crate) fn describe(&self, info: &MeshInfo) {
+        let written = self.ask(async |cluster| cluster.write_mesh(info).await);
+        written.expect("the API server takes the description");
     }
 
-    fn answer(&self, method: &Method, path: &str, body: Value) -> Response {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = |code: StatusCode, reason: &str| {
-            let message = format!("{path}: {reason}");
-            let body = json!({
-                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": reason,
-                "message": message, "code": code.as_u16(),
-            });
-            (code, axum::Json(body)).into_response()
-        };
-        match *method {
-            Method::GET => match objects.get(path) {
-                Some(object) => axum::Json(object.clone()).into_response(),
-                None if path.ends_with("/peers") || path.ends_with("/services") => {
-                    let prefix = format!("{path}/");
-                    let kind = path.rsplit('/').next().unwrap_or_default();
-                    let items: Vec<Value> = objects
-                        .iter()
-                        .filter(|(key, _)| key.starts_with(&prefix) || key.contains(&format!("/{kind}/")))
-                        .map(|(_, object)| object.clone())
-                        .collect();
-                    axum::Json(json!({ "kind": "List", "apiVersion": "v1", "metadata": {}, "items": items }))
-                        .into_response()
-                }
-                None => status(StatusCode::NOT_FOUND, "NotFound"),
-            },
-            Method::POST if path.ends_with("/token") => {
-                self.asked
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((path.to_string(), body.clone()));
-                let mut answer = body;
-                answer["status"] =
-                    json!({ "token": "the.bearer.part", "expirationTimestamp": "2026-11-24T08:00:00Z" });
-                axum::Json(answer).into_response()
+    /// Serves a page under `/debug/`.
+    pub(crate) fn page(&self, path: &str, body: Value) {
+        let page = axum::routing::get(move || async move { axum::Json(body) });
+        self.server.mount_debug(axum::Router::new().route(path, page));
+    }
+}
+
+fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+    let all: Result<_, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    all.expect("a private CA writes PEM")
+}
+
+fn serving(pki: &ApiPki) -> Arc<SingleCertAndKey> {
+    let made = pki.server(&["localhost".to_string()], &[[127, 0, 0, 1].into()], SystemClock.now());
+    let made = made.expect("a serving certificate is made");
+    let key = PrivateKeyDer::from_pem_slice(made.key_pem.as_bytes()).expect("its key is PEM");
+    let certified = CertifiedKey::from_der(certificates(&made.chain_pem), key, &default_provider());
+    Arc::new(SingleCertAndKey::from(certified.expect("key and certificate belong together")))
+}
+
+/// Writes a kubeconfig with an administrator's context for each API server; the first is the current one.
+pub(crate) fn kubeconfig(file: &Path, servers: &[(&str, &Api)]) {
+    let mut config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": servers[0].0,
+        "clusters": [], "contexts": [], "users": [],
+    });
+    for (name, api) in servers {
+        let admin = api.pki.admin(SystemClock.now()).expect("an administrator's certificate is made");
+        let entries = [
+            (
+                "clusters",
+                "cluster",
+                json!({
+                    "server": format!("https://{}", api.address),
+                    "certificate-authority-data": STANDARD.encode(&admin.roots_pem),
+                }),
+            ),
+            (
+                "users",
+                "user",
+                json!({
+                    "client-certificate-data": STANDARD.encode(&admin.chain_pem),
+                    "client-key-data": STANDARD.encode(&admin.key_pem),
+                }),
+            ),
+            ("contexts", "context", json!({ "cluster": name, "user": name })),
+        ];
+        for (list, member, value) in entries {
+            if let Some(list) = config[list].as_array_mut() {
+                list.push(json!({ "name": name, member: value }));
             }
-            Method::POST => {
-                let key = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
-                if objects.contains_key(&key) {
-                    return status(StatusCode::CONFLICT, "AlreadyExists");
-                }
-                let mut object = body;
-                object["metadata"]["uid"] = json!(format!("uid-{}", objects.len()));
-                object["metadata"]["resourceVersion"] = json!("1");
-                objects.insert(key, object.clone());
-                (StatusCode::CREATED, axum::Json(object)).into_response()
-            }
-            Method::PUT => {
-                objects.insert(path.to_string(), body.clone());
-                axum::Json(body).into_response()
-            }
-            Method::DELETE => match objects.remove(path) {
-                Some(object) => axum::Json(object).into_response(),
-                None => status(StatusCode::NOT_FOUND, "NotFound"),
-            },
-            _ => status(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
         }
     }
-}
-
-async fn answer(State(api): State<Api>, method: Method, uri: Uri, body: Bytes) -> Response {
-    let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    api.answer(&method, uri.path(), body)
-}
-
-/// Writes a kubeconfig with a context for each API server; the first is the current one.
-pub(crate) fn kubeconfig(file: &Path, servers: &[(&str, &str)]) {
-    let named = |name: &str, key: &str, value: Value| json!({ "name": name, key: value });
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": servers[0].0,
-        "clusters": servers.iter().map(|(name, address)| {
-            named(name, "cluster", json!({ "server": format!("http://{address}") }))
-        }).collect::<Vec<_>>(),
-        "contexts": servers.iter().map(|(name, _)| {
-            named(name, "context", json!({ "cluster": name, "user": "admin" }))
-        }).collect::<Vec<_>>(),
-        "users": [named("admin", "user", json!({}))],
-    });
     std::fs::write(file, config.to_string()).expect("a test's directory can be written");
 }

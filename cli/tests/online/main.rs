@@ -1,25 +1,27 @@
-//! The built command against two API servers on loopback.
+//! The built command against the API servers of two clusters.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use isthmus_ca::{Intermediate, Root};
+use isthmus_kube::mesh::{Granted, MeshInfo};
 use isthmus_lifecycle::{Clock, SystemClock};
 use isthmus_model::token::{Grant, JoinToken, LinkToken};
+use isthmus_resources::Kind;
 use serde_json::{Value, json};
 
 use api::{Api, kubeconfig};
 
 mod api;
 
-const SECRETS: &str = "/api/v1/namespaces/istio-system/secrets";
-const PEERS: &str = "/apis/isthmus.io/v1alpha1/peers";
+const SYSTEM: Option<&str> = Some("istio-system");
 
 /// Clusters `east` and `west` of one mesh, each with its description and its gateway.
 struct Pair {
     place: tempfile::TempDir,
     east: Api,
     west: Api,
+    roots: String,
 }
 
 impl Pair {
@@ -29,11 +31,9 @@ impl Pair {
             place: tempfile::tempdir().expect("a test has a temporary directory"),
             east: cluster("east", "192.0.2.1", &roots),
             west: cluster("west", "198.51.100.1", &roots),
+            roots,
         };
-        let servers = [("east", pair.east.serve()), ("west", pair.west.serve())];
-        let servers: Vec<(&str, &str)> =
-            servers.iter().map(|(name, address)| (*name, address.as_str())).collect();
-        kubeconfig(&pair.place.path().join("config"), &servers);
+        kubeconfig(&pair.place.path().join("config"), &[("east", &pair.east), ("west", &pair.west)]);
         pair
     }
 
@@ -80,20 +80,28 @@ fn roots() -> String {
         .roots
 }
 
+fn description(name: &str, roots: &str) -> MeshInfo {
+    MeshInfo {
+        mesh_id: "mesh1".into(),
+        cluster: name.into(),
+        network: name.into(),
+        revision: "default".into(),
+        trust_domain: "cluster.local".into(),
+        server_name: format!("default.{name}.federation.isthmus.internal"),
+        addresses: vec!["10.0.0.1:15012".into()],
+        roots: roots.into(),
+    }
+}
+
 fn cluster(name: &str, gateway: &str, roots: &str) -> Api {
-    let api = Api::default();
-    let system = "/api/v1/namespaces/istio-system";
-    api.put(&format!("{system}/configmaps/isthmus-mesh"), json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": { "name": "isthmus-mesh", "namespace": "istio-system" },
-        "data": {
-            "meshId": "mesh1", "cluster": name, "network": name, "revision": "default", "trustDomain": "cluster.local",
-            "serverName": format!("default.{name}.federation.isthmus.internal"),
-            "addresses": format!("10.0.0.1:15012"), "roots.pem": roots,
-        },
-    }));
+    let api = Api::start();
+    api.describe(&description(name, roots));
     api.put(
-        &format!("{system}/services/istio-eastwestgateway"),
+        Kind::Namespace,
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } }),
+    );
+    api.put(
+        Kind::Service,
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {
@@ -107,6 +115,15 @@ fn cluster(name: &str, gateway: &str, roots: &str) -> Api {
         }),
     );
     api
+}
+
+fn account(api: &Api, name: &str) {
+    api.put(
+        Kind::ServiceAccount,
+        json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name, "namespace": "shop" },
+        }),
+    );
 }
 
 fn decoded(object: &Value, key: &str) -> String {
@@ -123,14 +140,14 @@ fn a_link_token_carries_consent_from_one_side_to_the_other() {
     let token: LinkToken = text.trim().parse().unwrap();
     assert_eq!((token.cluster.as_str(), token.to.as_str()), ("east", "west"));
     assert_eq!(token.gateways, ["192.0.2.1:15012".into()]);
-    let waiting = pair.east.get(&format!("{PEERS}/west")).unwrap();
+    let waiting = pair.east.get(Kind::Peer, None, "west").unwrap();
     assert!(waiting["spec"]["gateways"].is_null(), "{waiting}");
 
     pair.says(&["--context", "west", "link", "accept", text.trim()]);
-    let calling = pair.west.get(&format!("{PEERS}/east")).unwrap();
+    let calling = pair.west.get(Kind::Peer, None, "east").unwrap();
     assert_eq!(calling["spec"]["gateways"], json!(["192.0.2.1:15012"]));
     assert_eq!(calling["spec"]["rootSha256"], waiting["spec"]["rootSha256"]);
-    let secret = decoded(&pair.west.get(&format!("{SECRETS}/isthmus-peer-east")).unwrap(), "secret");
+    let secret = decoded(&pair.west.get(Kind::Secret, SYSTEM, "isthmus-peer-east").unwrap(), "secret");
     assert_eq!(secret, *token.secret);
     assert_eq!(waiting["spec"]["secretSha256"], sha256(&secret));
 
@@ -142,9 +159,8 @@ fn a_link_token_carries_consent_from_one_side_to_the_other() {
     assert_eq!(list.as_array().unwrap().len(), 2, "{list}");
 
     pair.says(&["--context", "west", "link", "remove", "east"]);
-    assert!(
-        pair.west.below(PEERS).is_empty() && pair.west.get(&format!("{SECRETS}/isthmus-peer-east")).is_none()
-    );
+    assert!(pair.west.list(Kind::Peer, None).is_empty());
+    assert!(pair.west.get(Kind::Secret, SYSTEM, "isthmus-peer-east").is_none());
     let gone = pair.fails(&["--context", "west", "link", "remove", "east"]);
     assert!(gone.contains("no link to east"), "{gone}");
 }
@@ -160,53 +176,43 @@ fn a_link_is_refused_where_clusters_meshes_or_roots_differ() {
     let text = pair.says(&["--context", "east", "link", "create", "--to", "west"]);
     let wrong = pair.fails(&["--context", "east", "link", "accept", text.trim()]);
     assert!(wrong.contains("the token is for cluster west"), "{wrong}");
-    let config = "/api/v1/namespaces/istio-system/configmaps/isthmus-mesh";
-    let ours = pair.west.get(config).unwrap();
-    let mut other = ours.clone();
-    other["data"]["roots.pem"] = json!(roots());
-    pair.west.put(config, other);
+    pair.west.describe(&description("west", &roots()));
     let wrong = pair.fails(&["--context", "west", "link", "accept", text.trim()]);
     assert!(wrong.contains("east has another root certificate"), "{wrong}");
-    let mut other = ours;
-    other["data"]["meshId"] = json!("mesh2");
-    pair.west.put(config, other);
+    pair.west.describe(&MeshInfo { mesh_id: "mesh2".into(), ..description("west", &pair.roots) });
     let wrong = pair.fails(&["--context", "west", "link", "accept", text.trim()]);
     assert!(wrong.contains(r#"east is of mesh "mesh1", west of mesh "mesh2""#), "{wrong}");
-    assert!(pair.west.below(PEERS).is_empty() && pair.west.below(SECRETS).is_empty());
+    assert!(pair.west.list(Kind::Peer, None).is_empty());
+    assert!(pair.west.list(Kind::Secret, SYSTEM).is_empty());
 }
 
 #[test]
-fn a_vm_token_is_bound_to_a_secret_that_names_the_group() {
+fn a_vm_token_admits_one_machine_to_the_group_that_it_names() {
     let pair = Pair::new();
     let missing = pair.fails(&["--context", "west", "vm", "token", "--group", "shop/db"]);
     assert!(missing.contains("kubectl apply -f -") && missing.contains("kind: WorkloadGroup"), "{missing}");
-    let group = json!({
+    pair.west.put(Kind::WorkloadGroup, json!({
         "apiVersion": "networking.istio.io/v1", "kind": "WorkloadGroup", "metadata": { "name": "db", "namespace": "shop" },
         "spec": { "template": { "serviceAccount": "dba", "network": "site" } },
-    });
-    pair.west.put("/apis/networking.istio.io/v1/namespaces/shop/workloadgroups/db", group);
+    }));
     let missing = pair.fails(&["--context", "west", "vm", "token", "--group", "shop/db"]);
     assert!(missing.contains("kubectl -n shop create serviceaccount dba"), "{missing}");
-    pair.west.put("/api/v1/namespaces/shop/serviceaccounts/dba", json!({ "metadata": { "name": "dba" } }));
+    account(&pair.west, "dba");
 
     let text = pair.says(&["--context", "west", "vm", "token", "--group", "shop/db"]);
     let token: JoinToken = text.trim().parse().unwrap();
     assert_eq!(token.grant, Grant::Vm("shop/db".parse().unwrap()));
-    assert_eq!((token.network.as_str(), &*token.bearer), ("site", "the.bearer.part"));
+    assert_eq!(token.network.as_str(), "site");
     // The machine is in another network: it comes through the gateway of the control plane's.
     assert_eq!(token.addresses, ["198.51.100.1:15012".into()]);
     assert_eq!(&*token.server_name, "default.west.federation.isthmus.internal");
-    let secrets = pair.west.below("/api/v1/namespaces/shop/secrets/isthmus-join-");
-    let secret = pair.west.get(&secrets[0]).unwrap();
-    assert_eq!(
-        (secret["type"].as_str(), decoded(&secret, "group")),
-        (Some("isthmus.io/vm-join"), "shop/db".into())
-    );
-    let (path, asked) = pair.west.asked.lock().unwrap()[0].clone();
-    assert_eq!(path, "/api/v1/namespaces/shop/serviceaccounts/dba/token");
-    assert_eq!(asked["spec"]["audiences"], json!(["isthmus-vm-join"]));
-    assert_eq!(asked["spec"]["expirationSeconds"], 3600);
-    assert_eq!(asked["spec"]["boundObjectRef"]["uid"], secret["metadata"]["uid"]);
+    // As the control plane reads it.
+    let granted = pair.west.ask(async |cluster| cluster.verify_token(&token.bearer).await).unwrap();
+    let Granted::Vm { group, service_account, secret, .. } = &granted else { panic!("{granted:?}") };
+    assert_eq!((group.to_string(), service_account.to_string()), ("shop/db".into(), "shop/dba".into()));
+    assert!(secret.name.starts_with("isthmus-join-"), "{secret}");
+    pair.west.ask(async |cluster| cluster.consume_token(&granted).await).unwrap();
+    pair.west.ask(async |cluster| cluster.verify_token(&token.bearer).await).unwrap_err();
 
     let near = ["--context", "west", "vm", "token", "--group", "shop/db", "--network", "west", "-o", "json"];
     let near: Value = serde_json::from_str(&pair.says(&near)).unwrap();
@@ -220,10 +226,8 @@ fn a_host_token_is_reusable_and_written_for_its_owner_only() {
     let arguments = ["host", "token", "--service-account", "shop/cart,shop/checkout", "--out", "host.token"];
     let missing = pair.fails(&arguments);
     assert!(missing.contains("kubectl -n shop create serviceaccount cart"), "{missing}");
-    for account in ["cart", "checkout"] {
-        pair.east
-            .put(&format!("/api/v1/namespaces/shop/serviceaccounts/{account}"), json!({ "metadata": {} }));
-    }
+    account(&pair.east, "cart");
+    account(&pair.east, "checkout");
     let output = pair.run(&arguments);
     assert!(output.status.success(), "{}", err(&output));
     assert!(err(&output).contains("kubectl -n istio-system delete secret isthmus-host-"), "{}", err(&output));
@@ -234,16 +238,22 @@ fn a_host_token_is_reusable_and_written_for_its_owner_only() {
         token.grant,
         Grant::Host(vec!["shop/cart".parse().unwrap(), "shop/checkout".parse().unwrap()])
     );
-    assert!(pair.east.get("/api/v1/namespaces/istio-system/serviceaccounts/isthmus-host").is_some());
-    let secret = pair.east.get(&pair.east.below(&format!("{SECRETS}/isthmus-host-"))[0]).unwrap();
-    assert_eq!(decoded(&secret, "serviceAccounts"), "shop/cart,shop/checkout");
+    for _ in 0..2 {
+        let granted = pair.east.ask(async |cluster| cluster.verify_token(&token.bearer).await).unwrap();
+        let Granted::Host { service_accounts, .. } = &granted else { panic!("{granted:?}") };
+        assert_eq!(
+            service_accounts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["shop/cart", "shop/checkout"]
+        );
+        pair.east.ask(async |cluster| cluster.consume_token(&granted).await).unwrap();
+    }
 }
 
 #[test]
 fn status_shows_every_context_though_one_is_silent() {
     let pair = Pair::new();
     let report = json!({ "meshId": "mesh1", "cluster": "east", "network": "east", "snapshot": 7 });
-    pair.east.put("/debug/isthmus/status", report);
+    pair.east.page("/debug/isthmus/status", report);
     let one: Value =
         serde_json::from_str(&pair.says(&["--context", "east", "status", "-o", "json"])).unwrap();
     assert_eq!(one["snapshot"], 7);
@@ -261,7 +271,8 @@ fn status_shows_every_context_though_one_is_silent() {
 fn proxy_config_shows_what_a_proxy_has() {
     let pair = Pair::new();
     let path = "/debug/isthmus/proxy/shop/cart-v1";
-    pair.east.put(path, json!([{ "host": "db.shop", "addresses": ["240.240.0.1"], "registry": "External" }]));
+    pair.east
+        .page(path, json!([{ "host": "db.shop", "addresses": ["240.240.0.1"], "registry": "External" }]));
     let text = pair.says(&["proxy-config", "names", "cart-v1.shop"]);
     assert_eq!(text, "HOST     ADDRESSES    REGISTRY\ndb.shop  240.240.0.1  External\n");
     let unknown = pair.fails(&["proxy-config", "names", "nobody.shop"]);
@@ -271,14 +282,23 @@ fn proxy_config_shows_what_a_proxy_has() {
 #[test]
 fn a_server_that_does_not_answer_is_named() {
     let place = tempfile::tempdir().unwrap();
+    let config = |address: &str| {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "east",
+            "clusters": [{ "name": "east", "cluster": { "server": format!("https://{address}") } }],
+            "contexts": [{ "name": "east", "context": { "cluster": "east", "user": "admin" } }],
+            "users": [{ "name": "admin", "user": {} }],
+        });
+        std::fs::write(place.path().join("config"), config.to_string()).unwrap();
+    };
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    kubeconfig(&place.path().join("config"), &[("east", &closed)]);
+    config(&closed);
     let output = isthmus(place.path(), &["status"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains(&closed) && err(&output).contains("does not answer"), "{}", err(&output));
     // Accepts and says nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    kubeconfig(&place.path().join("config"), &[("east", &silent.local_addr().unwrap().to_string())]);
+    config(&silent.local_addr().unwrap().to_string());
     let output = isthmus(place.path(), &["--timeout", "1s", "link", "list"]);
     assert!(err(&output).contains("did not answer within 1 s"), "{}", err(&output));
 }
