@@ -21,4 +21,4 @@ pub use meta::{Meta, Resource};
 pub use object::{Change, Event, Object};
 pub use parse::{ParseError, parse, parse_yaml};
 pub use validate::{Problem, validate};
-pub use warnings::warnings;
+pub use warnings::{notices, warnings};

@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use crate::kind::Kind;
+use crate::parse::parse;
+use crate::validate::validate;
 
 /// What is not enforced.
 enum Scope {
@@ -92,6 +94,26 @@ pub fn warnings(object: &Value) -> Vec<String> {
     found
 }
 
+/// What a user should hear of an object that the API server accepted: what keeps it from being in force, then [`warnings`].
+#[must_use]
+pub fn notices(object: &Value) -> Vec<String> {
+    let text = |member: &str| object.get(member).and_then(Value::as_str).unwrap_or_default();
+    if !Kind::of(text("apiVersion"), text("kind")).is_some_and(Kind::is_custom) {
+        return Vec::new();
+    }
+    let problems: Vec<String> = match parse(object.clone()) {
+        Ok(read) => validate(&read).iter().map(ToString::to_string).collect(),
+        Err(error) => vec![error.to_string()],
+    };
+    let refused = |problem: String| format!("stored, and not in force until it is put right: {problem}");
+    let mut found: Vec<String> = problems.into_iter().map(refused).collect();
+    // An object without effect has no parts without effect.
+    if found.is_empty() {
+        found.extend(warnings(object));
+    }
+    found
+}
+
 /// The first value at a path that is there and not empty.
 fn reach<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
     let Some((step, rest)) = path.split_once('.').or(Some((path, ""))).filter(|(step, _)| !step.is_empty())
@@ -142,6 +164,23 @@ mod tests {
         let found = warnings(&policy(json!({"methods": ["GET"]})));
         assert_eq!(found.len(), 1);
         assert!(found[0].contains("operation.methods"));
+    }
+
+    #[test]
+    fn an_object_that_is_not_in_force_says_why() {
+        let entry = |host: &str| {
+            json!({
+                "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"name": "a", "namespace": "b"},
+                "spec": {"hosts": [host], "resolution": "DNS"},
+            })
+        };
+        assert!(notices(&entry("a.example")).is_empty());
+        let found = notices(&entry("*.example"));
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].starts_with("stored, and not in force until it is put right: spec.hosts[0]: "),
+            "{found:?}"
+        );
     }
 
     #[test]
