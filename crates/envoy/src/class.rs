@@ -21,12 +21,19 @@ pub(crate) struct Class {
     pub(crate) ipv6: bool,
     /// Labels that some selector or failover rule asks for; all of a gateway's.
     pub(crate) labels: Labels,
+    /// Its node, where some service asks for near ones by node.
     pub(crate) node: Option<Arc<str>>,
 }
 
 impl Class {
     /// The class of a proxy under a configuration.
-    pub(crate) fn of(proxy: &Proxy, labels: &Labels, locality: &Locality, config: &Config) -> Self {
+    pub(crate) fn of(
+        proxy: &Proxy,
+        labels: &Labels,
+        locality: &Locality,
+        config: &Config,
+        nodes_matter: bool,
+    ) -> Self {
         let labels = match proxy.kind {
             ProxyKind::Router => labels.clone(),
             ProxyKind::Sidecar => config.relevant(labels, &proxy.namespace),
@@ -47,7 +54,7 @@ impl Class {
             ipv4: ipv4 || unknown,
             ipv6: ipv6 || unknown,
             labels,
-            node: None,
+            node: proxy.node.clone().filter(|_| nodes_matter),
         }
     }
 

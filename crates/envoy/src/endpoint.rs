@@ -111,6 +111,7 @@ fn choose<'a>(
             Health::Draining => false,
         })
         .filter(|endpoint| !target.service.cluster_local || endpoint.cluster == class.cluster)
+        .filter(|endpoint| !target.service.node_local || on_node(endpoint, class))
         .filter(|endpoint| {
             class.network_view.is_empty()
                 || endpoint.network.is_unnamed()
@@ -122,6 +123,10 @@ fn choose<'a>(
             Some((endpoint, port, is_mutual(target, inputs, policy, endpoint, port)))
         })
         .collect()
+}
+
+fn on_node(endpoint: &Endpoint, class: &Class) -> bool {
+    class.node.as_deref().is_some_and(|node| endpoint.labels.get("kubernetes.io/hostname") == Some(node))
 }
 
 fn subset_labels(rule: Option<&Rule>, subset: &str) -> Option<isthmus_model::Selector> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use isthmus_model::{ClusterId, Namespace};
 use isthmus_proto::resource::{Resource, ResourceSet, View};
 use isthmus_proto::type_url;
-use isthmus_registry::{Snapshot, Workload};
+use isthmus_registry::{Snapshot, TrafficDistribution, Workload};
 use parking_lot::Mutex;
 
 use crate::class::Class;
@@ -35,6 +35,8 @@ pub struct Translator {
 struct State {
     number: u64,
     config: Config,
+    /// Whether some service looks at nodes: proxies of different nodes are different classes then.
+    nodes_matter: bool,
     encoded: Encoded,
     outbound: HashMap<Class, Kept<Outbound>>,
     routers: HashMap<Class, Kept<Router>>,
@@ -124,7 +126,7 @@ impl Translator {
             Some(known) if !known.is_empty() => known,
             _ => &proxy.locality,
         };
-        let class = Class::of(proxy, labels, locality, &state.config);
+        let class = Class::of(proxy, labels, locality, &state.config, state.nodes_matter);
         let (parts, inbound) = match proxy.kind {
             ProxyKind::Sidecar => {
                 let outbound = state.outbound(&class, snapshot, &self.settings);
@@ -179,6 +181,9 @@ impl State {
         }
         self.number = snapshot.number;
         self.config.refresh(snapshot, &settings.domain);
+        self.nodes_matter = snapshot.services.values().any(|service| {
+            service.node_local || service.traffic_distribution == Some(TrafficDistribution::SameNode)
+        });
         self.encoded.listeners.advance(snapshot.number);
         self.encoded.clusters.advance(snapshot.number);
         self.encoded.endpoints.advance(snapshot.number);

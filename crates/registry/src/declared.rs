@@ -20,6 +20,7 @@ pub(crate) struct Declared {
     pub(crate) identities: Vec<SpiffeId>,
     pub(crate) subject_alt_names: Vec<Arc<str>>,
     pub(crate) traffic_distribution: Option<TrafficDistribution>,
+    pub(crate) node_local: bool,
     pub(crate) publish_not_ready: bool,
     pub(crate) exportable: bool,
 }
@@ -50,6 +51,7 @@ impl Reader<'_> {
             identities,
             subject_alt_names: Vec::new(),
             traffic_distribution: self.traffic_distribution(namespace, object),
+            node_local: object.spec.internal_local,
             publish_not_ready: object.spec.publish_not_ready,
             exportable: !opted_out && exported_everywhere(&service.export_to),
             service,
@@ -132,6 +134,7 @@ impl Reader<'_> {
                 .map(|name| name.as_str().into())
                 .collect(),
             traffic_distribution: None,
+            node_local: false,
             publish_not_ready: false,
             service,
         })

@@ -157,6 +157,7 @@ fn bare(service: isthmus_model::Service) -> MeshService {
         subject_alt_names: Vec::new(),
         traffic_distribution: None,
         cluster_local: false,
+        node_local: false,
         publish_not_ready: false,
         exportable: false,
         imported_from: BTreeSet::new(),
@@ -167,6 +168,7 @@ fn from_base(base: Declared, cluster_local: bool, own: &ClusterId) -> Merged {
     let mut merged = MeshService {
         subject_alt_names: base.subject_alt_names,
         traffic_distribution: base.traffic_distribution,
+        node_local: base.node_local,
         publish_not_ready: base.publish_not_ready,
         cluster_local,
         exportable: base.exportable && !cluster_local,

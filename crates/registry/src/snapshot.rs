@@ -127,6 +127,13 @@ impl Snapshot {
         chosen
     }
 
+    /// Whether every kind of object of our own cluster has been listed once. Before, nobody should be served: what is missing is
+    /// unknown, and a view without it would take away what works.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.synced.contains(&self.cluster)
+    }
+
     /// Endpoints of a service; none when the service is unknown.
     #[must_use]
     pub fn endpoints(&self, key: &ServiceKey) -> Option<&Arc<[Endpoint]>> {

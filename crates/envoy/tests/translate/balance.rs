@@ -140,6 +140,21 @@ fn a_service_that_prefers_near_endpoints_needs_no_outlier_detection() {
 }
 
 #[test]
+fn a_service_of_its_node_has_the_endpoints_of_the_clients_node() {
+    let mut world = world(&[("10.1.0.1", "", "r1", ""), ("10.1.0.2", "", "r1", "")]);
+    for (ip, node) in [("10.1.0.1", "n1"), ("10.1.0.2", "n2")] {
+        world.apply(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p-{ip}, namespace: a, labels: {{app: web}}}}, spec: {{nodeName: {node}}}, status: {{phase: Running, podIP: {ip}}}}}"));
+    }
+    let mut proxy = world.proxy(Sidecar, "a", "client", "10.1.9.9");
+    proxy.node = Some("n2".into());
+    assert_eq!(world.resources(&proxy).hosts(CLUSTER).len(), 2);
+    world.apply("{apiVersion: v1, kind: Service, metadata: {name: web, namespace: a}, spec: {clusterIP: 10.96.0.5, selector: {app: web}, internalTrafficPolicy: Local, ports: [{name: http, port: 80}]}}");
+    assert_eq!(world.resources(&proxy).hosts(CLUSTER), ["0 10.1.0.2:8080 x1"]);
+    proxy.node = None;
+    assert!(world.resources(&proxy).hosts(CLUSTER).is_empty());
+}
+
+#[test]
 fn shares_by_locality_leave_out_what_they_do_not_name() {
     let mut world = world(&FOUR);
     rule(

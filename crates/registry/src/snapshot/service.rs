@@ -49,6 +49,8 @@ pub struct MeshService {
     pub traffic_distribution: Option<TrafficDistribution>,
     /// Only endpoints of the client's own cluster count (`kube-system`, `kubernetes`).
     pub cluster_local: bool,
+    /// Only endpoints on the client's own node count (`internalTrafficPolicy: Local`).
+    pub node_local: bool,
     /// Endpoints that are not ready count as ready (`publishNotReadyAddresses`).
     pub publish_not_ready: bool,
     /// May peers see it (label `isthmus.io/export`, annotation `networking.istio.io/exportTo`)?
