@@ -22,12 +22,26 @@ pub struct Exhausted {
 
 /// Hands out addresses by host. A host keeps its address for as long as assignments are remembered, also while it is away; only
 /// when the range is full are addresses of absent hosts reused.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allocator {
+    /// How many addresses from [`BASE`] on it may give.
+    size: u32,
     assigned: BTreeMap<Hostname, Ipv4Addr>,
     taken: HashSet<Ipv4Addr>,
     in_use: BTreeSet<Hostname>,
     changed: bool,
+}
+
+impl Default for Allocator {
+    fn default() -> Self {
+        Self {
+            size: USABLE,
+            assigned: BTreeMap::new(),
+            taken: HashSet::new(),
+            in_use: BTreeSet::new(),
+            changed: false,
+        }
+    }
 }
 
 impl Allocator {
@@ -41,20 +55,20 @@ impl Allocator {
         if let Some(address) = self.assigned.get(host) {
             return Ok(*address);
         }
-        if self.taken.len() >= USABLE as usize {
+        if self.taken.len() >= self.size as usize {
             self.reuse_absent();
         }
-        if self.taken.len() >= USABLE as usize {
+        if self.taken.len() >= self.size as usize {
             self.in_use.remove(host);
             return Err(Exhausted { host: host.clone() });
         }
-        let mut slot = hash(host.as_str()) % USABLE;
+        let mut slot = hash(host.as_str()) % self.size;
         let address = loop {
             let address = Ipv4Addr::from(BASE + 1 + slot);
             if self.taken.insert(address) {
                 break address;
             }
-            slot = (slot + 1) % USABLE;
+            slot = (slot + 1) % self.size;
         };
         self.assigned.insert(host.clone(), address);
         self.changed = true;
@@ -80,7 +94,7 @@ impl Allocator {
     /// Takes over remembered assignments. Addresses outside the range and addresses given twice are left out.
     pub fn restore(&mut self, assignments: impl IntoIterator<Item = (Hostname, Ipv4Addr)>) {
         for (host, address) in assignments {
-            let usable = (BASE + 1..=BASE + USABLE).contains(&u32::from(address));
+            let usable = (BASE + 1..=BASE + self.size).contains(&u32::from(address));
             if usable && !self.assigned.contains_key(&host) && self.taken.insert(address) {
                 self.assigned.insert(host, address);
             }
@@ -128,9 +142,9 @@ mod tests {
 
     #[test]
     fn no_two_hosts_share_an_address_until_the_range_is_full_and_then_absent_ones_yield() {
-        let mut allocator = Allocator::default();
+        let mut allocator = Allocator { size: 200, ..Allocator::default() };
         let mut seen = HashSet::new();
-        for n in 0..USABLE {
+        for n in 0..200 {
             assert!(seen.insert(allocator.assign(&host(&format!("h{n}"))).unwrap()));
         }
         assert!(allocator.assign(&host("one-more")).is_err());
