@@ -12,6 +12,7 @@ use thiserror::Error;
 use tower::{BoxError, Service};
 
 const CONNECT: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(305);
 
 /// An API server, as its client sees it. Cheap to clone.
 #[derive(Clone)]
@@ -60,6 +61,8 @@ impl Cluster {
             .await
             .map_err(|error| bad(chain(&error)))?;
         config.connect_timeout = Some(CONNECT);
+        // A watch hears at least a bookmark a minute, and ends within five; longer silence is a dead connection.
+        config.read_timeout = Some(SILENCE);
         let server = config.cluster_url.to_string();
         let client = kube::Client::try_from(config).map_err(|error| ConnectError::Client {
             file: shown.clone(),
