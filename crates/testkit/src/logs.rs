@@ -1,10 +1,15 @@
 //! What a test's own thread logs.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use tracing::subscriber::DefaultGuard;
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
+
+/// While a process has one subscriber only, tracing asks the thread that first meets a log statement whether anyone listens,
+/// and remembers a no for all threads. A second subscriber makes it ask all of them.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
 
 /// Captures log lines of this thread (and so of a `#[tokio::test]` on one thread) until dropped.
 pub struct Logs {
@@ -19,6 +24,7 @@ impl Logs {
     /// Starts capturing, from DEBUG up.
     #[must_use]
     pub fn capture() -> Self {
+        LazyLock::force(&SECOND);
         let lines = Lines::default();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::DEBUG)
