@@ -6,6 +6,7 @@ use isthmus_kube::api::LEASE;
 use isthmus_kube::registration::{
     Registrar, RegistrarConfig, Registration, RegistrationError, RegistrationRequest,
 };
+use isthmus_lifecycle::{Drain, TaskGroup};
 use isthmus_model::Locality;
 use isthmus_resources::{Kind, Object};
 use serde_json::json;
@@ -255,4 +256,36 @@ async fn a_workload_that_does_not_come_back_to_a_restarted_control_plane_is_take
     }
     gone.sort_unstable();
     assert_eq!(gone, [Kind::Pod, Kind::WorkloadEntry]);
+}
+
+#[tokio::test]
+async fn a_workload_that_moves_to_another_control_plane_is_not_taken_away_by_the_first() {
+    let world = with_group().await;
+    let own = TaskGroup::new("first", Drain::new());
+    let replica = |holder: &str, tasks: &TaskGroup| {
+        let config = RegistrarConfig { grace: Duration::ZERO, ..RegistrarConfig::new(holder) };
+        Registrar::new(world.cluster.clone(), config, tasks.clone())
+    };
+    let (first, second) = (replica("first", &own), replica("second", &world.tasks));
+    let upkeep = own.len();
+    let group = || Registration::Group("mysql".to_string());
+    let old = first.connect(request(group(), "mysql")).await.unwrap();
+    let before = world.get(Kind::WorkloadEntry, "web", ENTRY).await.unwrap();
+    let _new = second.connect(request(group(), "mysql")).await.unwrap();
+    first.disconnect(old);
+    // The first has nothing left to do once its task has ended.
+    let quiet = async {
+        while own.len() > upkeep {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the end of the first's task", quiet).await;
+    let after = world.get(Kind::WorkloadEntry, "web", ENTRY).await.unwrap();
+    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    let annotations = &after["metadata"]["annotations"];
+    assert_eq!(annotations["istio.io/workloadController"], "second");
+    assert!(
+        annotations.get("istio.io/connectedAt").is_some()
+            && annotations.get("istio.io/disconnectedAt").is_none()
+    );
 }
