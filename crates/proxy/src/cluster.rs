@@ -57,9 +57,10 @@ impl Cluster {
         }
         match &cluster.config.kind {
             Kind::Static(assignment) => cluster.assign(&Arc::new(assignment.clone())),
-            // What was resolved or sent before stays in force until there is news.
+            // What was resolved or sent for the same name before stays in force until there is news.
             Kind::Dns(_) | Kind::Eds(_) => {
-                let known = former.and_then(|former| former.members.lock().assignment.clone());
+                let same = former.filter(|former| former.config.kind == cluster.config.kind);
+                let known = same.and_then(|former| former.members.lock().assignment.clone());
                 if let Some(assignment) = known {
                     cluster.assign(&assignment);
                 }

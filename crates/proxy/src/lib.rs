@@ -4,8 +4,20 @@
 //! chain of a connection ([`chains`]), the chain may terminate mutual TLS and authorize, its cluster picks endpoints until one
 //! answers ([`upstream`]), and the two streams are joined ([`relay`]). HTTP will come in beside the TCP filter, in the chain.
 //!
-//! What it cannot see: a workload that is stopped (SIGSTOP) behind a live agent still has its connections accepted by the
-//! kernel. Its agent's health probe, with a time-out, is what finds it; the control plane then takes the endpoint out.
+//! How failures are met, each before a byte of the client is lost where that is possible:
+//!
+//! | what fails | what is seen | what happens |
+//! |---|---|---|
+//! | a workload's host or proxy is gone | refused or no route | another endpoint, at once |
+//! | its packets are dropped | connect timeout of the cluster | another endpoint |
+//! | its proxy is stopped (SIGSTOP) | TLS handshake within the same timeout; at a gateway the answer to the ClientHello | another endpoint |
+//! | the application alone is gone | its port refuses: the first client meets a reset, the next ones are refused before their handshake | the client's proxy goes elsewhere |
+//! | it breaks off before its first byte | a reset | the client is told: what it sent may have been acted on; the endpoint's failure counts |
+//! | several in a row | outlier detection | ejected; back after a probe, or as the last resort |
+//!
+//! What cannot be seen here: an application that is stopped behind a live agent. Its kernel goes on accepting and acknowledging, so
+//! that nothing distinguishes it from a slow one. Its agent's health probe, with a time-out, finds it, and the control plane takes
+//! the endpoint out.
 
 mod access;
 mod balance;

@@ -14,7 +14,15 @@ fn number(value: u32) -> Option<UInt32Value> {
 }
 
 fn cluster(max_percent: Option<u32>, former: Option<&Cluster>) -> Arc<Cluster> {
+    cluster_of("c", max_percent, former)
+}
+
+fn cluster_of(service: &str, max_percent: Option<u32>, former: Option<&Cluster>) -> Arc<Cluster> {
     let message = proto::Cluster {
+        eds_cluster_config: Some(proto::cluster::EdsClusterConfig {
+            service_name: service.to_string(),
+            ..Default::default()
+        }),
         cluster_discovery_type: Some(proto::cluster::ClusterDiscoveryType::Type(3)),
         outlier_detection: Some(proto::OutlierDetection {
             max_ejection_percent: max_percent.and_then(number),
@@ -106,4 +114,12 @@ fn unknown_endpoints_are_not_the_same_as_none() {
     assert!(cluster.pick(&HashSet::new()).is_none());
     cluster.forget_endpoints();
     assert_eq!(cluster.loads(), None);
+}
+
+#[test]
+fn endpoints_of_another_service_are_not_inherited() {
+    let former = cluster_of("a", None, None);
+    former.assign(&hosts(2));
+    assert!(cluster_of("a", None, Some(&former)).loads().is_some());
+    assert!(cluster_of("b", None, Some(&former)).loads().is_none(), "unknown until they come");
 }

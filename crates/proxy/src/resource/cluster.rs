@@ -41,7 +41,7 @@ pub(crate) struct ClusterConfig {
 }
 
 /// Where a cluster's endpoints come from.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Kind {
     /// EDS, under this name.
     Eds(Arc<str>),
