@@ -87,3 +87,30 @@ async fn kubectl_creates_by_its_generators() {
         kubectl.ok(&["create", "token", "web", "-n", "shop", "--duration=1h", "--audience=x"], "").await;
     assert_eq!(token.split('.').count(), 3, "{token}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_watches_and_waits() {
+    use tokio::io::AsyncBufReadExt;
+    let served = Served::start().await;
+    let Some(kubectl) = served.kubectl() else { return };
+    let pod = "{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {\"name\": \"p\"}, \"spec\": {\"containers\": \
+               [{\"name\": \"c\", \"image\": \"i\"}]}}";
+    kubectl.ok(&["create", "-f", "-"], pod).await;
+    let mut watch = kubectl.command(&["get", "pods", "-w", "--no-headers", "-o", "wide"]);
+    let mut watch = watch.stdout(std::process::Stdio::piped()).spawn().expect("kubectl starts");
+    let mut lines = tokio::io::BufReader::new(watch.stdout.take().expect("its output")).lines();
+    let first = lines.next_line().await.expect("a line").expect("a line");
+    assert!(first.starts_with("p ") && first.contains("Pending"), "{first}");
+    let wait = ["wait", "--for=condition=Ready", "pod/p", "--timeout=30s"];
+    let wait = kubectl.ok(&wait, "");
+    let ready = "{\"status\": {\"phase\": \"Running\", \"podIP\": \"10.1.0.5\", \"conditions\": [{\"type\": \"Ready\", \
+                 \"status\": \"True\"}]}}";
+    let patch = ["patch", "pod", "p", "--subresource=status", "--type=merge", "-p", ready];
+    let change = kubectl.ok(&patch, "");
+    let (waited, _) = tokio::join!(wait, change);
+    assert_eq!(waited, "pod/p condition met");
+    let second = lines.next_line().await.expect("a line").expect("a line");
+    assert!(second.contains("Running") && second.contains("10.1.0.5"), "{second}");
+    let delete = kubectl.ok(&["delete", "pod", "p"], "").await;
+    assert!(delete.starts_with("pod \"p\" deleted"), "{delete}");
+}

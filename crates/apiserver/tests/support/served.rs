@@ -1,6 +1,6 @@
 //! A served API in a temporary folder, with an admin's kubeconfig, and the real kubectl.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
