@@ -1,7 +1,10 @@
 //! The story, step by step.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
+
+use anyhow::Context;
 
 use crate::fabric::{Fabric, Line};
 use crate::report::Report;
@@ -23,6 +26,8 @@ mod tls_records;
 mod trust;
 mod vm_life;
 mod wire_bytes;
+
+const MAX_LOG_LINES: usize = 20_000;
 
 /// Parts that a run can break on purpose.
 pub const PARTS: [&str; 6] = ["federation", "gateway", "dns", "capture", "trust", "registration"];
@@ -54,15 +59,24 @@ fn demo(fabric: &Fabric, mut line: Line) -> anyhow::Result<ExitCode> {
         ("The control planes' life", Box::new(|teller| control_life::run(teller, &mesh))),
     ];
     let code = tell(fabric, steps);
+    copy_logs(fabric)?;
     if code != ExitCode::SUCCESS || !fabric.opening().keep {
         return Ok(code);
     }
-    let clusters = [Network::East, Network::West].into_iter().map(|cluster| {
+    let mut clusters = Vec::new();
+    for cluster in [Network::East, Network::West] {
         let host = mesh.control_plane(cluster)?;
-        let text = host.must("cat $KUBECONFIG")?;
-        Ok(Kubeconfig { cluster: cluster.name().into(), host: host.name().into(), text })
-    });
-    line.tell(&Tell::Kept { clusters: clusters.collect::<anyhow::Result<_>>()? })?;
+        // Absent when the story was cut short.
+        let file = host.run("cat $KUBECONFIG")?;
+        if file.is_success() {
+            clusters.push(Kubeconfig {
+                cluster: cluster.name().into(),
+                host: host.name().into(),
+                text: file.stdout,
+            });
+        }
+    }
+    line.tell(&Tell::Kept { clusters })?;
     // Until the launcher is gone, which ends this process as well.
     while let Ok(ask) = line.asks.recv() {
         if let Ask::AddHost { name, network } = ask {
@@ -71,6 +85,22 @@ fn demo(fabric: &Fabric, mut line: Line) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(code)
+}
+
+/// To the folder that was named, which is the real host's.
+fn copy_logs(fabric: &Fabric) -> anyhow::Result<()> {
+    if fabric.opening().logs.is_empty() {
+        return Ok(());
+    }
+    for host in fabric.hosts() {
+        for log in host.logs() {
+            let name = format!("{}--{log}.log", host.name());
+            let text = host.log_tail(&log, MAX_LOG_LINES);
+            let path = Path::new(&fabric.opening().logs).join(name);
+            std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs steps in order, to the first that does not hold.

@@ -3,28 +3,29 @@
 
 use std::fs;
 use std::io::{BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use anyhow::{Context, bail};
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::getpid;
 use serde::{Deserialize, Serialize};
 
-use crate::mounts;
 use crate::topology::Network;
 use crate::wire::{Ask, Kubeconfig, receive, send};
 
-const MAX_FORWARDED: usize = 512;
+mod client;
+mod forward;
+
+pub use client::{add_host, shell, stop};
+pub use forward::forward;
+
 const SOCKET: &str = "control.sock";
 const KUBECONFIG: &str = "kubeconfig";
 const RUN: &str = "run";
@@ -252,80 +253,6 @@ pub fn sweep(state: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A shell or a command on a host.
-///
-/// # Errors
-/// When no demo stays up, or it has no such host.
-pub fn shell(state: &Path, host: &str, command: &[String]) -> anyhow::Result<ExitCode> {
-    let (pid, arguments) = find_host(&run_of(state)?, host)?;
-    let after = |flag: &str| {
-        let at = arguments.iter().position(|argument| argument == flag)?;
-        arguments.get(at + 1).cloned()
-    };
-    let mut nsenter = enter(pid, &["--mount", "--net", "--pid", "--uts", "--ipc"]);
-    nsenter.args(["env", "-i", "sh", "-c"]);
-    let path = format!("PATH={}:{}", mounts::PROGRAMS, after("--path").unwrap_or_default());
-    let mut script = format!("cd {home} && exec env HOME={home} LANG=C.UTF-8 ", home = mounts::HOME);
-    if let Some(kubeconfig) = after("--kubeconfig").filter(|path| !path.is_empty()) {
-        script.push_str(&format!("KUBECONFIG={kubeconfig} "));
-    }
-    script.push_str("\"$@\"");
-    nsenter.args([script.as_str(), "sh", path.as_str(), &format!("HOSTNAME={host}"), &terminal()]);
-    if command.is_empty() {
-        nsenter.args([&format!("PS1={host}$ "), "bash", "--norc", "-i"]);
-    } else {
-        nsenter.args(command);
-    }
-    let status = nsenter.status().context("nsenter (of util-linux) does not start")?;
-    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
-}
-
-#[expect(clippy::disallowed_methods, reason = "the shell needs the terminal's kind")]
-fn terminal() -> String {
-    format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "dumb".into()))
-}
-
-/// Adds a host.
-///
-/// # Errors
-/// When no demo stays up, the name is taken or is none.
-pub fn add_host(state: &Path, name: &str, network: Network) -> anyhow::Result<()> {
-    let address = ask(state, &Request::AddHost { name: name.into(), network })?;
-    println!(
-        "host {name} is up in network {} with address {address}; make demo-sh HOST={name}",
-        network.name()
-    );
-    Ok(())
-}
-
-/// Stops the demo.
-///
-/// # Errors
-/// When none stays up.
-pub fn stop(state: &Path) -> anyhow::Result<()> {
-    ask(state, &Request::Stop)?;
-    while state.join(SOCKET).exists() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    println!("stopped");
-    Ok(())
-}
-
-fn ask(state: &Path, request: &Request) -> anyhow::Result<String> {
-    let mut stream = UnixStream::connect(state.join(SOCKET)).map_err(|_| none_stays_up(state))?;
-    send(&mut stream, request)?;
-    let answer = receive::<Answer>(&mut BufReader::new(stream))?;
-    answer.context("the demo is ending")?.map_err(anyhow::Error::msg)
-}
-
-fn run_of(state: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(state.join(RUN)).map_err(|_| none_stays_up(state))
-}
-
-fn none_stays_up(state: &Path) -> anyhow::Error {
-    anyhow::anyhow!("no demo stays up in {}; start one with `make demo KEEP=1`", state.display())
-}
-
 /// The init of a run's host, in this process's numbers, and its command line.
 fn find_host(run: &str, host: &str) -> anyhow::Result<(u32, Vec<String>)> {
     let mut names = Vec::new();
@@ -365,44 +292,4 @@ fn enter(pid: u32, namespaces: &[&str]) -> Command {
     }
     nsenter.args(namespaces);
     nsenter
-}
-
-/// Passes connections of the listener that is standard input on, from within a host's network.
-///
-/// # Errors
-/// When standard input is no listener.
-pub fn forward(to: SocketAddr) -> anyhow::Result<()> {
-    set_pdeathsig(Signal::SIGKILL).context("parent-death signal")?;
-    if nix::unistd::getppid() == Pid::from_raw(1) {
-        return Ok(());
-    }
-    let listener = TcpListener::from(std::io::stdin().as_fd().try_clone_to_owned().context("listener")?);
-    let open = Arc::new(AtomicUsize::new(0));
-    for client in listener.incoming() {
-        let Ok(client) = client else { continue };
-        if open.fetch_add(1, Ordering::Relaxed) >= MAX_FORWARDED {
-            open.fetch_sub(1, Ordering::Relaxed);
-            continue;
-        }
-        let open = Arc::clone(&open);
-        std::thread::spawn(move || {
-            // Either side may break off: that ends this connection and nothing else.
-            let _ = relay(client, to);
-            open.fetch_sub(1, Ordering::Relaxed);
-        });
-    }
-    Ok(())
-}
-
-fn relay(mut client: TcpStream, to: SocketAddr) -> anyhow::Result<()> {
-    let mut server = TcpStream::connect(to)?;
-    let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
-    let up = std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from_client, &mut to_server);
-        let _ = to_server.shutdown(std::net::Shutdown::Write);
-    });
-    let _ = std::io::copy(&mut server, &mut client);
-    let _ = client.shutdown(std::net::Shutdown::Both);
-    let _ = up.join();
-    Ok(())
 }

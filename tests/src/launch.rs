@@ -29,6 +29,8 @@ pub struct Options {
     pub break_part: Option<String>,
     /// Last step.
     pub until: Option<usize>,
+    /// Where all logs are copied at the end.
+    pub logs: Option<PathBuf>,
     /// Where a kept demo is found by `demo-sh` and others.
     pub state: PathBuf,
 }
@@ -124,6 +126,13 @@ fn opening(options: &Options) -> anyhow::Result<Opening> {
         deploy: text(&checkout.join("deploy")),
         hidden: vec![text(checkout)],
         path: search_path(),
+        logs: match &options.logs {
+            Some(folder) => {
+                std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+                text(&std::fs::canonicalize(folder)?)
+            }
+            None => String::new(),
+        },
         story: options.story.clone(),
     })
 }

@@ -34,6 +34,9 @@ enum Command {
         /// Stop after this step
         #[arg(long, value_name = "STEP")]
         until: Option<usize>,
+        /// Copy every program's log there at the end
+        #[arg(long, value_name = "DIR")]
+        logs: Option<PathBuf>,
     },
     /// The same Bookinfo without any mesh, in one network
     Plain {
@@ -94,11 +97,12 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match cli.command {
-        Command::Demo { keep, break_part, until } => launch::launch(&launch::Options {
+        Command::Demo { keep, break_part, until, logs } => launch::launch(&launch::Options {
             story: "demo".into(),
             keep,
             break_part,
             until,
+            logs,
             state: cli.state,
         }),
         Command::Plain { hang } => {

@@ -116,6 +116,8 @@ pub struct Opening {
     pub hidden: Vec<String>,
     /// `PATH` of the launcher, put behind the programs'.
     pub path: String,
+    /// Where to copy all logs at the end; empty for nowhere.
+    pub logs: String,
     /// Which story: `demo`, or a plain one of the tests.
     pub story: String,
 }
