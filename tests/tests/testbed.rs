@@ -70,6 +70,19 @@ fn bookinfo_works_without_a_mesh_and_networks_are_apart() {
 }
 
 #[test]
+fn an_ordinary_user_can_run_it() {
+    bookinfo_is_built();
+    // Whoever runs this test, with user number 1000 and no capability.
+    let output = Command::new("unshare")
+        .args(["--user", "--map-user=1000", "--map-group=1000", TESTBED, "plain"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn two_runs_at_once_do_not_meet() {
     bookinfo_is_built();
     let runs = [testbed(&["plain"]).spawn().unwrap(), testbed(&["plain"]).spawn().unwrap()];

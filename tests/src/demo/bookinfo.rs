@@ -84,7 +84,9 @@ fn break_on_purpose(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> 
         teller.report.did("(broken on purpose: the site's gateway is dead)", &[], Duration::ZERO);
     }
     if mesh.breaks("capture") {
-        let rule = "nft list tables | while read _ family name; do nft add table $family $name '{ flags dormant; }'; done";
+        // The mark of the agent's own sockets, which capture leaves alone.
+        let rule = "nft 'add table ip broken; add chain ip broken out { type route hook output priority -150; }; \
+                    add rule ip broken out meta mark set 0x539'";
         teller.act(
             "(broken on purpose: productpage's traffic is not captured)",
             &mesh.host("productpage")?,
