@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::google::protobuf::value::Kind;
 use isthmus_testkit::namespace::{Host, inside};
@@ -127,14 +128,14 @@ fn signals_reach_the_workload_and_peers_hear_that_it_stops() {
 fn a_workload_ends_with_an_agent_that_is_killed() {
     inside("a_workload_ends_with_an_agent_that_is_killed", || {
         let world = World::new();
-        let mut child = world.sidecar("echo $$; exec sleep 1000").spawn().unwrap();
-        let workload: u32 = line(&mut child).parse().unwrap();
+        let mut child = world.sidecar("echo $$; exec sleep 60").spawn().unwrap();
+        assert!(line(&mut child).parse::<u32>().is_ok());
+        let began = Instant::now();
         send(&child, Signal::SIGKILL);
         child.wait().unwrap();
-        // Its end of the pipe closes when it has ended.
+        // The workload held the pipe too: its end closes when both have ended.
         assert_eq!(line(&mut child), "");
-        let state = std::fs::read_to_string(format!("/proc/{workload}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+        assert!(began.elapsed() < Duration::from_secs(30), "it ended by itself");
         // And everything starts again from disk.
         let again = world.sidecar("exit 0").output().unwrap();
         assert!(again.status.success(), "{again:?}");
