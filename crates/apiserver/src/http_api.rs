@@ -79,7 +79,12 @@ impl Handler {
         if !rules::allowed(&who, &action) {
             return Err(forbidden(&who, &target, verb));
         }
-        let Some(kind) = kind else { return Ok(not_found_text()) };
+        let Some(kind) = kind else {
+            let table = self.api.kinds.table();
+            let known =
+                table.keys().any(|(group, version, _)| *group == target.group && *version == target.version);
+            return if known { Err(ApiError::no_such_path()) } else { Ok(not_found_text()) };
+        };
         if kind.namespaced && target.namespace.is_empty() && !target.name.is_empty() {
             return Ok(not_found_text());
         }

@@ -93,11 +93,6 @@ impl Kind {
         }
         &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
     }
-
-    /// The path of the Go type, for errors of Kubernetes' decoder.
-    pub(crate) fn go_type(&self) -> &str {
-        &self.kind
-    }
 }
 
 pub(crate) fn api_version(group: &str, version: &str) -> String {

@@ -102,9 +102,6 @@ const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alpha
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
                          '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used \
                          for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const DNS_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
-                        alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or \
-                        'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
                            '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or \
                            'my_value',  or '12345', regex used for validation is \
@@ -112,10 +109,8 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
 
 fn wrong_name(kind: &Kind, name: &str) -> Option<&'static str> {
     match kind.builtin {
-        Some(Builtin::Service) => {
-            let letter = name.starts_with(|c: char| c.is_ascii_lowercase());
-            (!is_label(name)).then_some(LABEL).or_else(|| (!letter && name.is_empty()).then_some(DNS_1035))
-        }
+        Some(Builtin::Service) if name.contains('.') => Some("must not contain dots"),
+        Some(Builtin::Service) => (!is_label(name)).then_some(LABEL),
         Some(Builtin::Namespace) => (!is_label(name)).then_some(LABEL),
         _ => (!is_subdomain(name)).then_some(SUBDOMAIN),
     }

@@ -60,6 +60,10 @@ pub(crate) struct Node {
     pub(crate) preserve_unknown: bool,
     pub(crate) int_or_string: bool,
     pub(crate) embedded_resource: bool,
+    /// Text that must be base64.
+    pub(crate) bytes: bool,
+    /// The Go type of a definition, for the words of Kubernetes' decoder.
+    pub(crate) go_type: Option<String>,
     pub(crate) default: Option<Value>,
     pub(crate) rules: Option<Box<Rules>>,
 }

@@ -50,7 +50,15 @@ impl Selector {
             };
             let path = path.trim();
             if !selectable(kind, path) {
-                return Err(ApiError::bad_request(format!("field label not supported: {path}")));
+                return Err(ApiError::bad_request(
+                    if kind.builtin.is_some() && selectable_fields(kind).is_empty() {
+                        format!(
+                            "{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                        )
+                    } else {
+                        format!("field label not supported: {path}")
+                    },
+                ));
             }
             if path == "metadata.name" && equal {
                 selector.name = Some(wanted.to_string());
@@ -105,7 +113,12 @@ fn selectable(kind: &Kind, path: &str) -> bool {
     if path == "metadata.name" || (path == "metadata.namespace" && kind.namespaced) {
         return true;
     }
-    let more: &[&str] = match kind.builtin {
+    selectable_fields(kind).contains(&path)
+}
+
+/// What a kind can be selected by beside its name.
+fn selectable_fields(kind: &Kind) -> &'static [&'static str] {
+    match kind.builtin {
         Some(Builtin::Pod) => &[
             "spec.nodeName",
             "spec.restartPolicy",
@@ -134,8 +147,7 @@ fn selectable(kind: &Kind, path: &str) -> bool {
             "type",
         ],
         _ => &[],
-    };
-    more.contains(&path)
+    }
 }
 
 fn parse_labels(text: &str) -> Result<Vec<Requirement>, String> {

@@ -138,6 +138,37 @@ impl ApiError {
             .with_causes(&causes)
     }
 
+    /// The options of a request are wrong, not its object.
+    pub(crate) fn invalid_options(options: &str, cause: Cause) -> Self {
+        let message = format!("{options}.meta.k8s.io \"\" is invalid: {}: {}", cause.field, cause.message);
+        let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).with_causes(&[cause]);
+        error.details.insert("group".into(), "meta.k8s.io".into());
+        error.details.insert("kind".into(), options.into());
+        error
+    }
+
+    /// A precondition of a deletion failed; Kubernetes names the kind here, not the resource.
+    pub(crate) fn precondition(kind: &Kind, name: &str, why: &str) -> Self {
+        let qualified =
+            if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) };
+        let message = format!("Operation cannot be fulfilled on {qualified} {name:?}: {why}");
+        Self::new(StatusCode::CONFLICT, "Conflict", message).about(kind, name, false)
+    }
+
+    /// An update must say which version it changes.
+    pub(crate) fn unversioned(kind: &Kind, name: &str) -> Self {
+        let cause = Cause {
+            reason: "FieldValueInvalid",
+            message: "Invalid value: 0: must be specified for an update".to_string(),
+            field: "metadata.resourceVersion".to_string(),
+        };
+        let message =
+            format!("{} {name:?} is invalid: {}: {}", kind.group_resource(), cause.field, cause.message);
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+            .about(kind, name, true)
+            .with_causes(&[cause])
+    }
+
     pub(crate) fn with_causes(mut self, causes: &[Cause]) -> Self {
         let causes: Vec<Value> = causes
             .iter()
@@ -224,7 +255,7 @@ impl ApiError {
         });
         if !self.details.is_empty() {
             status["details"] = Value::Object(self.details.clone());
-        } else if self.reason == "NotFound" {
+        } else if matches!(self.reason, "NotFound" | "MethodNotAllowed" | "Invalid") {
             status["details"] = json!({});
         }
         status

@@ -69,14 +69,7 @@ pub(crate) fn prepare_create(kind: &Kind, object: &mut Value, now: &str) {
         }
         Some(Builtin::Pod) => pod::first_status(object),
         Some(Builtin::Service) => object["status"] = json!({"loadBalancer": {}}),
-        Some(Builtin::CustomResourceDefinition) => {
-            let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-            if !finalizers.iter().any(|finalizer| finalizer == crd::CLEANUP) {
-                finalizers.push(crd::CLEANUP.into());
-            }
-            object["metadata"]["finalizers"] = Value::Array(finalizers);
-            crd::established(object, now);
-        }
+        Some(Builtin::CustomResourceDefinition) => crd::established(object, now),
         _ => {}
     }
 }

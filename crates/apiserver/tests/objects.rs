@@ -65,7 +65,13 @@ async fn pages_show_one_revision_and_selectors_select() {
         api.admin.get(&format!("{MAPS}?labelSelector=n%20in%20(a,e)&fieldSelector=metadata.name!=e")).await;
     assert_eq!(names(&selected.good()), ["a"]);
     let bad = api.admin.get(&format!("{MAPS}?fieldSelector=data=x")).await;
-    assert_eq!((bad.code, bad.message()), (StatusCode::BAD_REQUEST, "field label not supported: data"));
+    assert_eq!(
+        (bad.code, bad.message()),
+        (
+            StatusCode::BAD_REQUEST,
+            "\"data\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        )
+    );
 }
 
 #[tokio::test]

@@ -105,9 +105,7 @@ impl Api {
             _ => false,
         };
         if !inside {
-            return Ok(Err(format!(
-                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
-            )));
+            return Ok(Err("the provided network does not match the current range".to_string()));
         }
         let free = self.take(&address_key(address), owner, dry_run, taken).await?;
         Ok(if free { Ok(()) } else { Err("provided IP is already allocated".to_string()) })

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use base64::{DecodeError, Engine};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
@@ -49,9 +49,14 @@ impl ListOptions {
         let next = match query.get("continue") {
             None => None,
             Some(token) => {
-                let bad = || ApiError::bad_request("continue key is not valid: illegal base64 data");
-                let json = BASE64.decode(token).map_err(|_| bad())?;
-                Some(serde_json::from_slice(&json).map_err(|_| bad())?)
+                let bad = |why: String| {
+                    ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+                };
+                let json = BASE64.decode(token).map_err(|error| match error {
+                    DecodeError::InvalidByte(at, _) => bad(format!("illegal base64 data at input byte {at}")),
+                    other => bad(other.to_string()),
+                })?;
+                Some(serde_json::from_slice(&json).map_err(|error| bad(error.to_string()))?)
             }
         };
         let version = query.number("resourceVersion")?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::write::held;
 use crate::cache::{Object, store_key};
-use crate::kinds::{Builtin, Kind};
+use crate::kinds::{Builtin, Kind, crd};
 use crate::request::Query;
 use crate::status::ApiError;
 use crate::{meta, protobuf, status};
@@ -112,20 +112,23 @@ impl Api {
             check_preconditions(kind, &object, options)?;
             let mut marked = object.value.clone();
             set_finalizers(&mut marked, options.policy);
+            if kind.builtin == Some(Builtin::CustomResourceDefinition) && !is_marked(&marked) {
+                hold_for_cleanup(&mut marked);
+            }
             if !held(kind, &marked) {
                 if options.dry_run {
-                    return Ok(Removed { answer: answer(kind, &object, object.revision) });
+                    return Ok(Removed { answer: self.answer(kind, &object, object.revision) });
                 }
                 match self.store.delete(&path, Expect::Revision(object.revision)).await? {
                     StoreWrite::Done { revision, .. } => {
                         self.after_removal(kind, &object.value).await;
-                        return Ok(Removed { answer: answer(kind, &object, revision) });
+                        return Ok(Removed { answer: self.answer(kind, &object, revision) });
                     }
                     StoreWrite::Conflict(found) => current = found.and_then(reread),
                 }
                 continue;
             }
-            let already = object.value["metadata"]["deletionTimestamp"].is_string();
+            let already = is_marked(&object.value);
             if already && marked == object.value {
                 return Ok(Removed { answer: super::present(kind, &object) });
             }
@@ -160,6 +163,24 @@ impl Api {
         }
     }
 
+    /// Some of Kubernetes' own kinds answer with the object that is gone, all others with a status.
+    fn answer(&self, kind: &Kind, object: &Object, revision: u64) -> Value {
+        let mut last = match kind.builtin {
+            Some(Builtin::Pod | Builtin::Service | Builtin::ServiceAccount) => {
+                super::present(kind, &Object::new(object.value.clone(), revision))
+            }
+            _ => return status::success(kind, object.name(), object.uid()),
+        };
+        if kind.builtin == Some(Builtin::Pod) && !is_marked(&last) {
+            let generation = last["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+            let metadata = meta::metadata(&mut last);
+            metadata.insert("deletionTimestamp".to_string(), self.now().into());
+            metadata.insert("deletionGracePeriodSeconds".to_string(), 0.into());
+            metadata.insert("generation".to_string(), generation.into());
+        }
+        last
+    }
+
     /// What else ends with an object.
     pub(super) async fn after_removal(&self, kind: &Kind, object: &Value) {
         if kind.builtin == Some(Builtin::Service) {
@@ -180,7 +201,7 @@ fn check_preconditions(kind: &Kind, object: &Object, options: &DeleteOptions) ->
              deleted and then recreated",
             object.uid()
         );
-        return Err(ApiError::conflict(kind, object.name(), &why));
+        return Err(ApiError::precondition(kind, object.name(), &why));
     }
     let revision = object.revision.to_string();
     if let Some(version) = options.resource_version.as_ref().filter(|version| **version != revision) {
@@ -188,7 +209,7 @@ fn check_preconditions(kind: &Kind, object: &Object, options: &DeleteOptions) ->
             "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record \
              ({revision}). The object might have been modified"
         );
-        return Err(ApiError::conflict(kind, object.name(), &why));
+        return Err(ApiError::precondition(kind, object.name(), &why));
     }
     Ok(())
 }
@@ -212,12 +233,15 @@ fn set_finalizers(object: &mut Value, policy: Option<Policy>) {
     }
 }
 
-/// Some of Kubernetes' own kinds answer with the object that is gone, all others with a status.
-fn answer(kind: &Kind, object: &Object, revision: u64) -> Value {
-    match kind.builtin {
-        Some(Builtin::Pod | Builtin::Service | Builtin::ServiceAccount) => {
-            super::present(kind, &Object::new(object.value.clone(), revision))
-        }
-        _ => status::success(kind, object.name(), object.uid()),
+fn is_marked(object: &Value) -> bool {
+    object["metadata"]["deletionTimestamp"].is_string()
+}
+
+/// A definition stays until its objects are gone.
+fn hold_for_cleanup(definition: &mut Value) {
+    let mut finalizers = definition["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    if !finalizers.iter().any(|finalizer| finalizer == crd::CLEANUP) {
+        finalizers.push(crd::CLEANUP.into());
     }
+    definition["metadata"]["finalizers"] = Value::Array(finalizers);
 }

@@ -101,7 +101,7 @@ impl Api {
             "Node" => ("nodes", &mut bound.node),
             _ => {
                 return Err(ApiError::bad_request(format!(
-                    "cannot bind token to object of type v1, Kind={kind}"
+                    "cannot bind token to object of type /v1, Kind={kind}"
                 )));
             }
         };

@@ -82,9 +82,6 @@ impl Entry {
         }
         if self.manager.operation == Operation::Update {
             text = format!("{text} using {}", self.manager.api_version);
-            if !self.time.is_empty() {
-                text = format!("{text} at {}", self.time);
-            }
         }
         text
     }

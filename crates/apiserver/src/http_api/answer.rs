@@ -63,6 +63,10 @@ pub(super) fn list(api: &Api, kind: &Kind, listed: &Listed, form: Form) -> Respo
     if let Some(next) = &listed.next {
         metadata["continue"] = next.clone().into();
     }
+    if listed.next.is_none() && kind.builtin.is_none() {
+        // Kubernetes writes it for these kinds, empty as it is.
+        metadata["continue"] = "".into();
+    }
     if let Some(remaining) = listed.remaining {
         metadata["remainingItemCount"] = remaining.into();
     }

@@ -116,12 +116,7 @@ impl Call {
                 return Err(ApiError::not_found(&kind, &name));
             }
             if version.is_empty() && conditional_only {
-                let cause = Cause {
-                    reason: "FieldValueInvalid",
-                    message: "Invalid value: 0: must be specified for an update".to_string(),
-                    field: "metadata.resourceVersion".to_string(),
-                };
-                return Err(ApiError::invalid(&kind, &name, vec![cause]));
+                return Err(ApiError::unversioned(&kind, &name));
             }
             Ok(sent.clone())
         };
@@ -150,11 +145,8 @@ impl Call {
             return self.apply(part, &body::yaml(&body)?, form).await;
         }
         if self.query.flag("force") {
-            return Err(ApiError::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "Invalid",
-                "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
-            ));
+            let cause = Cause::forbidden("force", "may not be specified for non-apply patch");
+            return Err(ApiError::invalid_options("PatchOptions", cause));
         }
         let patch = Patch::parse(&media, &body)?;
         let (kind, name) = (Arc::clone(&self.kind), self.target.name.clone());
@@ -173,11 +165,8 @@ impl Call {
 
     async fn apply(&self, part: Part, sent: &Value, form: Form) -> Result<Response, ApiError> {
         if self.query.get("fieldManager").is_none() {
-            return Err(ApiError::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "Invalid",
-                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-            ));
+            let cause = Cause::required("fieldManager", "is required for apply patch");
+            return Err(ApiError::invalid_options("PatchOptions", cause));
         }
         if !sent.is_object() {
             return Err(ApiError::bad_request("the applied configuration is not an object"));

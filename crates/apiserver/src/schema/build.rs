@@ -50,6 +50,7 @@ impl Definitions {
         open.push(name.to_string());
         let mut node = self.build(&raw, open);
         open.pop();
+        node.go_type = name.rsplit('.').next().map(str::to_string);
         special(name, &mut node);
         let node = Arc::new(node);
         self.built.insert(name.to_string(), Arc::clone(&node));
@@ -78,6 +79,7 @@ impl Definitions {
             map_atomic: map_atomic(raw),
             merge_key: merge_key(raw),
             int_or_string: raw["format"] == "int-or-string",
+            bytes: raw["format"] == "byte",
             rules: Rules::required_only(raw).map(Box::new),
             // Only read to tell list items apart: the port's protocol.
             default: raw

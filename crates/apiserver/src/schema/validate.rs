@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::{DecodeError, Engine};
 use serde_json::Value;
 
 use super::{ListType, Node, Rules, Type, join};
@@ -19,16 +21,13 @@ pub(crate) fn validate(value: &Value, node: &Node) -> Vec<Cause> {
 }
 
 /// The first value of the wrong type, in the words of Go's decoder, for Kubernetes' own kinds.
-pub(crate) fn go_type_error(value: &Value, node: &Node, go_type: &str) -> Option<String> {
-    let mut causes = Vec::new();
-    types_only(value, node, "", &mut causes);
-    let (path, given, wanted) = causes.into_iter().next()?;
-    Some(format!("json: cannot unmarshal {given} into Go struct field {go_type}.{path} of type {wanted}"))
+pub(crate) fn go_type_error(value: &Value, node: &Node) -> Option<String> {
+    types_only(value, node, "", "")
 }
 
-fn types_only(value: &Value, node: &Node, path: &str, wrong: &mut Vec<(String, &'static str, &'static str)>) {
+fn types_only(value: &Value, node: &Node, go_type: &str, path: &str) -> Option<String> {
     if value.is_null() || node.int_or_string {
-        return;
+        return None;
     }
     let wanted = match (node.kind, value) {
         (None, _)
@@ -46,25 +45,31 @@ fn types_only(value: &Value, node: &Node, path: &str, wrong: &mut Vec<(String, &
         (Some(Type::Number), _) => Some("float64"),
     };
     if let Some(wanted) = wanted {
-        wrong.push((path.to_string(), json_type(value), wanted));
-        return;
+        let given = json_type(value);
+        return Some(format!(
+            "json: cannot unmarshal {given} into Go struct field {go_type}.{path} of type {wanted}"
+        ));
     }
     match value {
+        Value::String(text) if node.bytes => match BASE64.decode(text) {
+            Ok(_) => None,
+            Err(DecodeError::InvalidByte(at, _)) => Some(format!("illegal base64 data at input byte {at}")),
+            Err(_) => Some(format!("illegal base64 data at input byte {}", text.len())),
+        },
         Value::Object(fields) => {
-            for (key, field) in fields {
-                if let Some(child) = node.field(key) {
-                    types_only(field, child, &join(path, key), wrong);
-                }
-            }
+            let go_type = node.go_type.as_deref().unwrap_or(go_type);
+            fields.iter().find_map(|(key, field)| {
+                let child = node.field(key)?;
+                // The keys of a map are not part of Go's path.
+                let below = if node.declares(key) { join(path, key) } else { path.to_string() };
+                types_only(field, child, go_type, &below)
+            })
         }
         Value::Array(items) => {
-            if let Some(child) = &node.items {
-                for item in items {
-                    types_only(item, child, path, wrong);
-                }
-            }
+            let child = node.items.as_ref()?;
+            items.iter().find_map(|item| types_only(item, child, go_type, path))
         }
-        _ => {}
+        _ => None,
     }
 }
 
@@ -141,17 +146,15 @@ fn check_rules(value: &Value, rules: &Rules, path: &str, causes: &mut Vec<Cause>
     let mut fails = |detail: String| causes.push(Cause::invalid(path, value, &detail));
     let here = if path.is_empty() { "" } else { path };
     if let Value::String(text) = value {
+        // As in Kubernetes, the first of these that fails is the one that is told.
         let length = text.chars().count();
-        if rules.max_length.is_some_and(|max| length > max) {
-            fails(format!("{here} in body should be at most {} chars long", rules.max_length.unwrap_or(0)));
-        }
-        if rules.min_length.is_some_and(|min| length < min) {
-            fails(format!("{here} in body should be at least {} chars long", rules.min_length.unwrap_or(0)));
-        }
-        if let Some(pattern) = rules.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
+        if let Some(max) = rules.max_length.filter(|max| length > *max) {
+            fails(format!("{here} in body should be at most {max} chars long"));
+        } else if let Some(min) = rules.min_length.filter(|min| length < *min) {
+            fails(format!("{here} in body should be at least {min} chars long"));
+        } else if let Some(pattern) = rules.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
             fails(format!("{here} in body should match '{}'", pattern.as_str()));
-        }
-        if let Some(format) = rules.format.as_deref().filter(|format| !has_format(text, format)) {
+        } else if let Some(format) = rules.format.as_deref().filter(|format| !has_format(text, format)) {
             fails(format!("{here} in body must be of type {format}: {text:?}"));
         }
     }
@@ -246,9 +249,7 @@ fn wrong_type(value: &Value, path: &str, wanted: &str) -> Cause {
         Value::Bool(_) => "boolean",
         other => json_type(other),
     };
-    let shown =
-        if value.is_object() || value.is_array() { Value::String(given.into()) } else { value.clone() };
-    Cause::wrong_type(path, &shown, &format!("{path} in body must be of type {wanted}: {given:?}"))
+    Cause::wrong_type(path, &given.into(), &format!("{path} in body must be of type {wanted}: {given:?}"))
 }
 
 fn is_type(value: &Value, kind: Type) -> bool {

@@ -1,6 +1,6 @@
 //! EndpointSlices.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 
@@ -44,6 +44,9 @@ pub(super) fn validate(object: &Value, old: Option<&Value>) -> Vec<Cause> {
         for (at, address) in addresses.into_iter().enumerate() {
             let text = address.as_str().unwrap_or_default();
             let (good, detail) = match address_type {
+                "IPv4" | "IPv6" if text.parse::<IpAddr>().is_err() => {
+                    (false, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+                }
                 "IPv4" => (text.parse::<Ipv4Addr>().is_ok(), "must be an IPv4 address"),
                 "IPv6" => (text.parse::<Ipv6Addr>().is_ok(), "must be an IPv6 address"),
                 _ => (!text.is_empty(), "must be a domain name"),

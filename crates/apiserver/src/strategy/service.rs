@@ -55,7 +55,8 @@ pub(super) fn apply_defaults(object: &mut Value) {
         spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 10800}});
     }
     let kind = text(spec, "type").to_string();
-    if kind == "NodePort" || kind == "LoadBalancer" {
+    let outside = spec["externalIPs"].as_array().is_some_and(|ips| !ips.is_empty());
+    if kind == "NodePort" || kind == "LoadBalancer" || (kind == "ClusterIP" && outside) {
         set(spec, "externalTrafficPolicy", "Cluster".into());
     }
     if kind == "LoadBalancer" {
@@ -84,6 +85,15 @@ fn default_port(port: &mut Value) {
 /// An update that leaves out what the server has allocated keeps it.
 pub(super) fn keep_allocated(object: &mut Value, old: &Value) {
     let old = &old["spec"];
+    if object["spec"]["type"] == "ExternalName" && old["type"] != "ExternalName" {
+        // What belonged to the other type goes with it.
+        if let Some(spec) = object["spec"].as_object_mut() {
+            spec.remove("internalTrafficPolicy");
+        }
+    }
+    if old["type"] == "LoadBalancer" && object["spec"]["type"] != "LoadBalancer" {
+        object["status"] = json!({"loadBalancer": {}});
+    }
     if needs_address(&object["spec"]) && needs_address(old) {
         for key in ["clusterIP", "clusterIPs"] {
             let absent = match &object["spec"][key] {
@@ -204,6 +214,11 @@ pub(super) fn validate(object: &Value, old: Option<&Value>) -> Vec<Cause> {
             &spec["clusterIPs"],
             "first value must match `clusterIP`",
         ));
+    }
+    let ingress = &object["status"]["loadBalancer"]["ingress"];
+    if kind != "LoadBalancer" && ingress.as_array().is_some_and(|list| !list.is_empty()) {
+        let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+        causes.push(Cause::forbidden("status.loadBalancer.ingress", detail));
     }
     if let Some(old) = old {
         let (before, after) = (wanted_addresses(&old["spec"]), addresses);
