@@ -1,3 +1,14 @@
-//! Control plane that owns configuration, signs certificates, serves xDS and federation.
+//! `isthmus-primary`: see `isthmus_primary`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use isthmus_primary::config::Config;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    isthmus_process::run("isthmus-primary", || isthmus_primary::run(config))
+}

@@ -31,7 +31,9 @@ pub fn init(args: &LogArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log).map_err(|error| {
         anyhow::anyhow!("--log {:?}: {error}; try `info` or `info,isthmus_xds=debug`", args.log)
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
     // A second start (tests, several programs in one process) keeps the first.
     let _ = match args.log_format {
         LogFormat::Text => builder.try_init(),

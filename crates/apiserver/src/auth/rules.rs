@@ -75,7 +75,8 @@ fn control_plane_writes(action: &Action<'_>) -> bool {
         ("", "secrets") => system || action.verb == "delete",
         ("", "serviceaccounts") => system && (action.verb == "create" || action.subresource == "token"),
         ("", "namespaces") => {
-            action.verb == "create" && (action.name.is_empty() || action.name == "istio-system")
+            let own = action.name == "istio-system";
+            (action.verb == "create" && (action.name.is_empty() || own)) || (action.verb == "patch" && own)
         }
         ("apiextensions.k8s.io", "customresourcedefinitions") => true,
         ("authentication.k8s.io", "tokenreviews") | ("authorization.k8s.io", "subjectaccessreviews") => true,

@@ -180,3 +180,12 @@ async fn a_deletion_with_a_stale_precondition_deletes_nothing() {
     assert!(is_conflict(&error), "{error}");
     assert!(world.get(Kind::ConfigMap, "web", "a").await.is_some());
 }
+
+#[tokio::test]
+async fn a_control_plane_labels_its_namespace_with_its_network() {
+    let world = world().await;
+    world.cluster.set_network("east").await.unwrap();
+    world.cluster.set_network("east").await.unwrap();
+    let namespace = world.admin.get(Kind::Namespace, None, SYSTEM_NAMESPACE).await.unwrap().unwrap();
+    assert_eq!(namespace["metadata"]["labels"]["topology.istio.io/network"], "east");
+}

@@ -1,0 +1,231 @@
+//! Links with other control planes: Peer objects say which, the hub in `isthmus_federation` keeps them, snapshots say what is exported.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use isthmus_federation::hub::{Io, Parts};
+use isthmus_federation::{Connector, Dial, Directory, Federation, Me, Metrics, Options, PeerConfig, Service};
+use isthmus_kube::watch::{Watch, watch};
+use isthmus_kube::{ApiError, Cluster};
+use isthmus_lifecycle::{Clock, Signal, TaskGroup};
+use isthmus_model::status::PeerStatus;
+use isthmus_model::{ClusterId, PeerChange};
+use isthmus_process::SharedRegistry;
+use isthmus_registry::{Snapshot, exports, own_gateways};
+use isthmus_resources::{Event, Kind};
+use isthmus_tls::{ClientCertificate, Expected, Identity, client_config};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch as value};
+
+use crate::config::Config;
+use crate::listener::Peer;
+
+/// To connect to one gateway and shake hands through it.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How often the states of links are looked at, to be written where they changed.
+const STATUS: Duration = Duration::from_secs(2);
+
+/// All links of this control plane.
+#[derive(Debug, Clone)]
+pub struct Links {
+    hub: Federation,
+    cluster: Cluster,
+    own: ClusterId,
+}
+
+impl Links {
+    /// Starts the hub with the links that are there; their last good records are the first changes.
+    ///
+    /// # Errors
+    /// When the API server cannot be read or the folder for last good records cannot be made.
+    pub async fn build(
+        config: &Config,
+        cluster: &Cluster,
+        identity: &Identity,
+        clock: Arc<dyn Clock>,
+        metrics: &SharedRegistry,
+        tasks: &TaskGroup,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<(ClusterId, PeerChange)>)> {
+        let last_good = Directory::new(config.data_dir.join("peers"))
+            .context("the folder for peers' last good records")?;
+        let (hub, changes) = Federation::new(Parts {
+            me: Me {
+                mesh_id: config.mesh_id.as_str().into(),
+                cluster: config.cluster.clone(),
+                revision: config.revision.clone().into(),
+                network: config.network.clone(),
+            },
+            options: Options::default(),
+            last_good: Arc::new(last_good),
+            clock,
+            connector: connector(identity.clone()),
+            metrics: metrics.register(Metrics::register),
+            tasks: tasks.clone(),
+        });
+        let links = Self { hub, cluster: cluster.clone(), own: config.cluster.clone() };
+        links.read().await.context("reading Peers")?;
+        Ok((links, changes))
+    }
+
+    /// Clusters that we are linked with.
+    #[must_use]
+    pub fn known(&self) -> Vec<ClusterId> {
+        self.hub.status().iter().filter_map(|peer| peer.cluster.parse().ok()).collect()
+    }
+
+    /// The gRPC service for peers that call us.
+    #[must_use]
+    pub fn service(&self) -> Service {
+        Service::new(self.hub.clone(), |extensions| {
+            let certificate = extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref());
+            certificate.map(|one| one.dns_names.iter().map(ToString::to_string).collect()).unwrap_or_default()
+        })
+    }
+
+    /// States of all links.
+    #[must_use]
+    pub fn status(&self) -> Vec<PeerStatus> {
+        self.hub.status()
+    }
+
+    /// Follows Peers, states exports, writes states.
+    pub fn start(&self, snapshots: value::Receiver<Arc<Snapshot>>, tasks: &TaskGroup) {
+        let (events, receive) = mpsc::channel(64);
+        let kinds = vec![Kind::Peer];
+        watch(
+            &self.cluster,
+            Watch { id: self.own.clone(), kinds, events, findings: None, ready: None },
+            tasks,
+        );
+        tasks.spawn_infallible("peers", self.clone().follow(receive, tasks.signal()));
+        tasks.spawn_infallible("exports", self.clone().export(snapshots, tasks.signal()));
+        tasks.spawn_infallible("peer states", self.clone().write_states(tasks.signal()));
+    }
+
+    async fn follow(self, mut events: mpsc::Receiver<Event>, stop: Signal) {
+        let mut retry = false;
+        loop {
+            let again =
+                tokio::time::sleep(if retry { Duration::from_secs(1) } else { Duration::from_secs(3600) });
+            tokio::select! {
+                () = stop.stopping() => return,
+                event = events.recv() => if event.is_none() { return },
+                () = again => {}
+            }
+            retry = false;
+            if let Err(error) = self.read().await {
+                tracing::warn!(%error, "peers not read, links stay as they are");
+                retry = true;
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<(), ApiError> {
+        let mut configs = Vec::new();
+        for peer in self.cluster.peers().await? {
+            let name = peer.meta.name.to_string();
+            let cluster: ClusterId = match name.parse() {
+                Ok(cluster) if cluster != self.own => cluster,
+                Ok(_) => {
+                    tracing::warn!(peer = %name, "this cluster is no peer of itself; delete that Peer");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(peer = %name, %error, "Peer left out");
+                    continue;
+                }
+            };
+            let spec = &peer.spec;
+            let secret =
+                if spec.gateways.is_empty() { None } else { self.cluster.peer_secret(&name).await? };
+            let revision = if spec.revision.is_empty() { "default" } else { &spec.revision };
+            configs.push(PeerConfig {
+                cluster,
+                mesh_id: spec.mesh_id.as_str().into(),
+                revision: revision.into(),
+                gateways: spec.gateways.iter().map(|gateway| gateway.as_str().into()).collect(),
+                secret: secret.map(Into::into),
+                secret_sha256: (!spec.secret_sha256.is_empty()).then(|| spec.secret_sha256.as_str().into()),
+            });
+        }
+        self.hub.set_peers(configs);
+        Ok(())
+    }
+
+    async fn export(self, mut snapshots: value::Receiver<Arc<Snapshot>>, stop: Signal) {
+        loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            // Unknown is not empty: nothing is said of ourselves before everything has been read.
+            if snapshot.is_complete() {
+                self.hub.set_exports(&exports(&snapshot, &self.own), &own_gateways(&snapshot, &self.own));
+            }
+            tokio::select! {
+                () = stop.stopping() => return,
+                changed = snapshots.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn write_states(self, stop: Signal) {
+        let mut written: Vec<PeerStatus> = Vec::new();
+        loop {
+            tokio::select! {
+                () = stop.stopping() => return,
+                () = tokio::time::sleep(STATUS) => {}
+            }
+            let mut now = self.hub.status();
+            for peer in &mut now {
+                // Ages change all the time; the object tells states.
+                peer.age_ms = None;
+            }
+            let changed: Vec<PeerStatus> =
+                now.iter().filter(|peer| !written.contains(peer)).cloned().collect();
+            for peer in &changed {
+                let status = isthmus_resources::peer::PeerStatus {
+                    state: peer.state.clone(),
+                    synced: peer.synced,
+                    services: peer.services,
+                    error: peer.error.clone(),
+                    ..Default::default()
+                };
+                if let Err(error) = self.cluster.write_peer_status(&peer.cluster, &status).await {
+                    tracing::warn!(peer = %peer.cluster, %error, "state of a link not written");
+                    now.retain(|one| one.cluster != peer.cluster);
+                }
+            }
+            written = now;
+        }
+    }
+}
+
+/// Calls a peer through its gateways: TLS by the peer's own name, both certificates verified.
+fn connector(identity: Identity) -> Connector {
+    Connector::new(move |dial: Dial| {
+        let identity = identity.clone();
+        async move { connect(&identity, &dial).await }
+    })
+}
+
+async fn connect(identity: &Identity, dial: &Dial) -> io::Result<Box<dyn Io>> {
+    let expected = Expected::ServerName(dial.server_name.as_str().into());
+    let config = client_config(identity, expected, &[b"h2"], ClientCertificate::Send);
+    let name = ServerName::try_from(dial.server_name.clone()).map_err(io::Error::other)?;
+    let mut problems = Vec::new();
+    for address in &dial.addresses {
+        let attempt = async {
+            let stream = TcpStream::connect(&**address).await?;
+            stream.set_nodelay(true)?;
+            let shaken = isthmus_tls::connect(stream, &config, name.clone(), CONNECT).await;
+            Ok::<_, io::Error>(shaken.map_err(io::Error::other)?.0)
+        };
+        match tokio::time::timeout(CONNECT, attempt).await {
+            Ok(Ok(stream)) => return Ok(Box::new(stream)),
+            Ok(Err(error)) => problems.push(format!("{address}: {error}")),
+            Err(_) => problems.push(format!("{address}: no answer within {} s", CONNECT.as_secs())),
+        }
+    }
+    Err(io::Error::other(problems.join("; ")))
+}

@@ -1,0 +1,119 @@
+//! Port 15012: gRPC over TLS. A client certificate is verified when one is shown; handlers find it in the request's extensions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use isthmus_lifecycle::{OnFailure, Signal, TaskGroup};
+use isthmus_tls::PeerCertificate;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tower::Service as _;
+
+/// A handshake that takes longer is a stranger's or a dead host's.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at once; more wait in the kernel's backlog, so that a flood cannot take all memory.
+const HANDSHAKES: usize = 128;
+/// Istio's keepalive: ping after 30 s of silence, give up after 10 s more.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
+/// Who is at the far end of the connection that a request came over.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its verified certificate; none when it showed none.
+    pub certificate: Option<PeerCertificate>,
+    /// Its address, for messages.
+    pub address: std::net::SocketAddr,
+}
+
+/// Accepts until told to stop, then lets open connections finish.
+///
+/// # Errors
+/// When the listening socket fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    routes: axum::Router,
+    tasks: TaskGroup,
+) -> std::io::Result<()> {
+    let stop = tasks.signal();
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let permit = tokio::select! {
+            biased; // stopping beats accepting
+            () = stop.stopping() => return Ok(()),
+            permit = Arc::clone(&handshakes).acquire_owned() => permit,
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = stop.stopping() => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, or a client that left: neither ends the listener.
+                tracing::warn!(%error, "connection not accepted");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let (tls, routes, stop) = (Arc::clone(&tls), routes.clone(), stop.clone());
+        tasks.spawn("connection", OnFailure::Log, async move {
+            connection(stream, address, &tls, routes, stop, permit).await;
+            Ok::<(), std::convert::Infallible>(())
+        });
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    address: std::net::SocketAddr,
+    tls: &Arc<rustls::ServerConfig>,
+    routes: axum::Router,
+    stop: Signal,
+    permit: Result<tokio::sync::OwnedSemaphorePermit, tokio::sync::AcquireError>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%address, %error, "TCP_NODELAY not set");
+    }
+    let (stream, certificate) = match isthmus_tls::accept(stream, tls, HANDSHAKE).await {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            tracing::info!(%address, %error, "control-plane client refused");
+            return;
+        }
+    };
+    drop(permit);
+    let peer = Peer { certificate, address };
+    let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        let mut routes = routes.clone();
+        async move { routes.call(request).await }
+    });
+    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1)
+        .max_concurrent_streams(64)
+        .max_frame_size(16 * 1024)
+        .max_send_buf_size(64 * 1024);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.stopping() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = stop.cut() => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%address, %error, "control-plane connection ended");
+    }
+}

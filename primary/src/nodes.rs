@@ -1,0 +1,227 @@
+//! Who may open an xDS stream, as what; and what a stream's life does to the workload's object.
+
+use std::sync::Arc;
+
+use http::Extensions;
+use isthmus_envoy::{Proxy, ProxyKind};
+use isthmus_kube::registration::{
+    Registered, Registrar, Registration, RegistrationError, RegistrationRequest,
+};
+use isthmus_lifecycle::{OnFailure, TaskGroup};
+use isthmus_model::{ClusterId, NetworkId, SpiffeId, TrustDomain};
+use isthmus_xds::server::{Arrival, Closed, HealthReport, Nodes, Session, StreamEvents};
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+
+use crate::listener::Peer;
+use crate::node::Node;
+use crate::views::Views;
+
+/// Health reports of one stream that wait for the API server; more than this and the oldest state is told late, not lost: the agent
+/// reports changes only.
+const REPORTS: usize = 16;
+
+/// The control plane's decisions about its clients.
+pub struct Clients {
+    /// Cluster that workloads belong to.
+    pub cluster: ClusterId,
+    /// Network of workloads that name none.
+    pub network: NetworkId,
+    /// Trust domain whose identities are served.
+    pub trust_domain: TrustDomain,
+    /// Views of proxies.
+    pub views: Views,
+    /// Writes Pods and WorkloadEntries.
+    pub registrar: Registrar,
+    /// Completes when every source has been listed once: before that nothing is served, since unknown is not empty.
+    pub synced: watch::Receiver<bool>,
+    /// Runs what outlives a stream's own task.
+    pub tasks: TaskGroup,
+}
+
+fn identity(extensions: &Extensions) -> Result<SpiffeId, Status> {
+    let peer = extensions.get::<Peer>();
+    let address = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
+    let Some(certificate) = peer.and_then(|peer| peer.certificate.as_ref()) else {
+        let problem = format!(
+            "{address} showed no client certificate; join first (`isthmus-vm-agent join`, or a host token)"
+        );
+        return Err(Status::unauthenticated(problem));
+    };
+    certificate.spiffe.clone().ok_or_else(|| {
+        Status::permission_denied(format!(
+            "{address}: certificate {} has no workload identity",
+            certificate.serial
+        ))
+    })
+}
+
+impl Clients {
+    /// A stream gets the configuration of the workload that its certificate names, and no other's.
+    fn check(&self, id: &SpiffeId, node: &Node) -> Result<(), Status> {
+        let refuse = |problem: String| Err(Status::permission_denied(format!("{id} {problem}")));
+        if id.trust_domain != self.trust_domain {
+            return refuse(format!(
+                "is of another trust domain; this control plane serves {}",
+                self.trust_domain
+            ));
+        }
+        if id.namespace != node.namespace {
+            return refuse(format!("asks for the configuration of namespace {}", node.namespace));
+        }
+        if let Some(account) = &node.service_account
+            && *account != id.service_account
+        {
+            return refuse(format!(
+                "asks for the configuration of service account {}/{account}",
+                node.namespace
+            ));
+        }
+        if !node.cluster.is_empty() && *node.cluster != *self.cluster.as_str() {
+            return refuse(format!(
+                "belongs to cluster {}, and this control plane serves {}",
+                node.cluster, self.cluster
+            ));
+        }
+        Ok(())
+    }
+
+    async fn register(&self, id: &SpiffeId, node: &Node) -> Result<Option<Registered>, Status> {
+        let registration = match (&node.register_group, node.register_pod) {
+            (Some(group), _) => Registration::Group(group.to_string()),
+            (None, true) => Registration::Pod,
+            (None, false) => return Ok(None),
+        };
+        let request = RegistrationRequest {
+            registration,
+            namespace: node.namespace.clone(),
+            name: node.name.to_string(),
+            service_account: id.service_account.to_string(),
+            identity: id.clone(),
+            ips: node.ips.clone(),
+            network: node.network.clone(),
+            locality: node.locality.clone(),
+            labels: node.labels.clone(),
+            ports: node.ports.iter().map(|(name, port)| (name.to_string(), *port)).collect(),
+            node: node.node_name.as_ref().map(|name| name.to_string()),
+            health_checked: node.health_checked,
+        };
+        self.registrar.connect(request).await.map(Some).map_err(|error| status(&error))
+    }
+
+    fn proxy(&self, id: &SpiffeId, node: &Node, registered: Option<&Registered>) -> Proxy {
+        let network = if node.network.is_unnamed() { self.network.clone() } else { node.network.clone() };
+        Proxy {
+            kind: node.kind,
+            namespace: node.namespace.clone(),
+            name: registered.map_or_else(|| Arc::clone(&node.name), |object| object.name().into()),
+            service_account: Arc::clone(&id.service_account),
+            cluster: self.cluster.clone(),
+            network,
+            locality: node.locality.clone(),
+            ips: node.ips.clone(),
+            labels: node.labels.clone(),
+            requested_network_view: node.requested_network_view.clone(),
+            dns_capture: node.dns_capture,
+            node: node.node_name.clone(),
+        }
+    }
+}
+
+/// The one table from registration errors to gRPC codes.
+fn status(error: &RegistrationError) -> Status {
+    let text = error.to_string();
+    match error {
+        RegistrationError::Identity { .. } => Status::permission_denied(text),
+        RegistrationError::Missing { .. } => Status::failed_precondition(text),
+        RegistrationError::NameTaken { .. } => Status::already_exists(text),
+        RegistrationError::Invalid { .. } => Status::invalid_argument(text),
+        RegistrationError::Api { .. } => Status::unavailable(text),
+    }
+}
+
+#[tonic::async_trait]
+impl Nodes for Clients {
+    fn identity(&self, extensions: &Extensions) -> Result<Arc<str>, Status> {
+        // One ServiceAccount may stand for many workloads, so the limit is for each host of it.
+        let id = identity(extensions)?;
+        let host = extensions.get::<Peer>().map(|peer| peer.address.ip().to_string()).unwrap_or_default();
+        Ok(format!("{id}@{host}").into())
+    }
+
+    async fn connect(&self, arrival: Arrival) -> Result<Session, Status> {
+        let id = identity(&arrival.extensions)?;
+        let node = Node::read(&arrival.node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.check(&id, &node)
+            .inspect_err(|status| tracing::warn!(status = status.message(), "stream refused"))?;
+        if !*self.synced.borrow() {
+            return Err(Status::unavailable(
+                "this control plane is still reading its configuration; try again",
+            ));
+        }
+        let registered = self.register(&id, &node).await.inspect_err(|status| {
+            tracing::warn!(status = status.message(), "registration refused");
+        })?;
+        let proxy = self.proxy(&id, &node, registered.as_ref());
+        let kind = if proxy.kind == ProxyKind::Router { "gateway" } else { "sidecar" };
+        tracing::info!(kind, name = %proxy.name, namespace = %proxy.namespace, network = %proxy.network, "proxy connected");
+        let views = self.views.open(arrival.stream, proxy);
+        let (send, receive) = mpsc::channel(REPORTS);
+        let life = Life {
+            registrar: self.registrar.clone(),
+            registered,
+            views: self.views.clone(),
+            stream: arrival.stream,
+        };
+        self.tasks.spawn("stream's life", OnFailure::Log, life.run(receive));
+        Ok(Session { views, events: Box::new(Events(send)) })
+    }
+}
+
+/// Hands events from the stream's task to the one that may wait. Dropping it ends that one.
+struct Events(mpsc::Sender<HealthReport>);
+
+impl StreamEvents for Events {
+    fn health(&self, report: HealthReport) {
+        if self.0.try_send(report).is_err() {
+            tracing::warn!("health reports come faster than the API server takes them; one was left out");
+        }
+    }
+
+    fn refused(&self, type_url: &str, error: &str) {
+        tracing::warn!(type_url, error, "a proxy refused its configuration");
+    }
+
+    fn closed(&self, reason: &Closed) {
+        tracing::debug!(%reason, "stream closed");
+    }
+}
+
+/// One stream's workload, from registration to its end.
+struct Life {
+    registrar: Registrar,
+    registered: Option<Registered>,
+    views: Views,
+    stream: u64,
+}
+
+impl Life {
+    async fn run(self, mut reports: mpsc::Receiver<HealthReport>) -> Result<(), std::convert::Infallible> {
+        while let Some(report) = reports.recv().await {
+            let Some(registered) = &self.registered else { continue };
+            let (healthy, message) = match report {
+                HealthReport::Healthy => (true, String::new()),
+                HealthReport::Unhealthy(message) => (false, message),
+            };
+            tracing::info!(object = %registered.object(), healthy, message, "workload reports its health");
+            if let Err(error) = self.registrar.health(registered, healthy, &message).await {
+                tracing::warn!(object = %registered.object(), %error, "health not written");
+            }
+        }
+        self.views.close(self.stream);
+        if let Some(registered) = self.registered {
+            self.registrar.disconnect(registered);
+        }
+        Ok(())
+    }
+}

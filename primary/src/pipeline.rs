@@ -1,0 +1,123 @@
+//! Sources to snapshots: one task owns the registry; events come in by channels, snapshots go out by a watch.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use isthmus_lifecycle::Signal;
+use isthmus_model::{ClusterId, Hostname, PeerChange};
+use isthmus_registry::{Registry, Snapshot};
+use isthmus_resources::Event;
+use tokio::sync::{mpsc, watch};
+
+use crate::files;
+
+/// Events that arrive within this time of each other make one snapshot. Short: a single change is told at once.
+const QUIET: Duration = Duration::from_millis(5);
+/// Even under a constant stream of events a snapshot is made this often.
+const AT_MOST: Duration = Duration::from_millis(50);
+
+/// The task that owns the registry.
+#[derive(Debug)]
+pub struct Pipeline {
+    registry: Registry,
+    allocations: PathBuf,
+    events: mpsc::Receiver<Event>,
+    peers: mpsc::Receiver<(ClusterId, PeerChange)>,
+    out: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Pipeline {
+    /// A pipeline over these sources. Addresses that were given to imported hosts are read from `allocations`.
+    ///
+    /// # Errors
+    /// When the allocations are there and unreadable: starting without them would move every imported host.
+    pub fn new(
+        mut registry: Registry,
+        allocations: PathBuf,
+        events: mpsc::Receiver<Event>,
+        peers: mpsc::Receiver<(ClusterId, PeerChange)>,
+    ) -> anyhow::Result<Self> {
+        if let Some(text) = files::read(&allocations)? {
+            let kept: BTreeMap<Hostname, Ipv4Addr> = serde_json::from_slice(&text).with_context(|| {
+                format!(
+                    "{}: not a table of allocated addresses; remove it to allocate anew",
+                    allocations.display()
+                )
+            })?;
+            registry.allocator_mut().restore(kept);
+        }
+        let out = watch::Sender::new(registry.snapshot());
+        Ok(Self { registry, allocations, events, peers, out })
+    }
+
+    /// Snapshots as they are published.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.out.subscribe()
+    }
+
+    /// Knows of a link before its peer speaks.
+    pub fn link(&mut self, peer: &ClusterId) {
+        self.registry.link(peer);
+    }
+
+    /// Runs until told to stop, or until both sources are gone.
+    ///
+    /// # Errors
+    /// When allocations cannot be stored: going on would hand out addresses that a restart forgets.
+    pub async fn run(mut self, stop: Signal) -> anyhow::Result<()> {
+        loop {
+            let more = tokio::select! {
+                biased; // stopping beats working
+                () = stop.stopping() => return Ok(()),
+                more = self.next() => more,
+            };
+            if !more {
+                return Ok(());
+            }
+            let deadline = tokio::time::Instant::now() + AT_MOST;
+            while tokio::time::Instant::now() < deadline {
+                match tokio::time::timeout(QUIET, self.next()).await {
+                    Ok(true) => {}
+                    Ok(false) | Err(_) => break,
+                }
+            }
+            self.publish()?;
+        }
+    }
+
+    /// Applies the next event; false when there will be none.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            event = self.events.recv() => match event {
+                Some(event) => self.registry.apply(event),
+                None => return false,
+            },
+            change = self.peers.recv() => match change {
+                Some((peer, change)) => {
+                    if let Err(refused) = self.registry.apply_peer(&peer, change) {
+                        tracing::warn!(%peer, error = %refused, "record of a peer refused");
+                    }
+                }
+                None => return false,
+            },
+        }
+        true
+    }
+
+    fn publish(&mut self) -> anyhow::Result<()> {
+        let published = self.registry.publish();
+        if self.registry.allocator_mut().take_changed() {
+            let text = serde_json::to_vec_pretty(self.registry.allocator().assignments())?;
+            files::write(&self.allocations, &text)?;
+        }
+        if let Some((snapshot, _)) = published {
+            self.out.send_replace(snapshot);
+        }
+        Ok(())
+    }
+}
