@@ -48,7 +48,6 @@ pub struct Pages {
 }
 
 /// The routes.
-#[must_use]
 pub fn router(pages: Pages) -> Router {
     Router::new()
         .route("/debug/isthmus/status", get(status))

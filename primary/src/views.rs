@@ -14,11 +14,14 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 pub struct Views(Arc<Inner>);
 
+/// One open stream: its proxy, and where its newest view goes.
+type Open = (Arc<Proxy>, watch::Sender<Arc<View>>);
+
 #[derive(Debug)]
 struct Inner {
     translator: Translator,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    open: Mutex<HashMap<u64, (Arc<Proxy>, watch::Sender<Arc<View>>)>>,
+    open: Mutex<HashMap<u64, Open>>,
 }
 
 impl Views {
