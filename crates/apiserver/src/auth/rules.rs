@@ -45,7 +45,7 @@ pub(crate) fn path_allowed(who: &Identity, path: &str) -> bool {
     const OPEN: &[&str] = &["/api", "/apis", "/openapi", "/version", "/livez", "/readyz", "/healthz"];
     let below =
         |root: &&str| path == *root || path.strip_prefix(*root).is_some_and(|rest| rest.starts_with('/'));
-    who.in_group(MASTERS) || OPEN.iter().any(below) || (path == "/metrics" && who.in_group(CONTROL_PLANE))
+    who.in_group(MASTERS) || OPEN.iter().any(below)
 }
 
 fn asks_about_itself(action: &Action<'_>) -> bool {
