@@ -105,11 +105,16 @@ fn dns_zone(text: &mut String, config: &Config) {
     line(text, format_args!(" }}"));
 }
 
+/// Connections that were there before the rules go on: the first packet of theirs that the kernel tracks may be any, in either
+/// direction, and is no beginning.
+const UNDER_WAY: &str = "tcp flags & (fin | syn | rst | ack) != syn";
+
 fn outbound(text: &mut String, config: &Config) {
     let (mark, inbound) = (config.mark, config.inbound_port);
     line(text, format_args!(" chain outbound {{"));
     line(text, format_args!("  type nat hook output priority -100; policy accept;"));
     line(text, format_args!("  meta nfproto != @lease return"));
+    line(text, format_args!("  {UNDER_WAY} return"));
     // The proxy to its own application.
     line(text, format_args!("  ip saddr {PROXY_SOURCE_V4} return"));
     line(text, format_args!("  ip6 saddr {PROXY_SOURCE_V6} return"));
@@ -139,6 +144,7 @@ fn inbound(text: &mut String, config: &Config) {
     line(text, format_args!(" chain inbound {{"));
     line(text, format_args!("  type nat hook prerouting priority -100; policy accept;"));
     line(text, format_args!("  meta nfproto != @lease return"));
+    line(text, format_args!("  {UNDER_WAY} return"));
     line(text, format_args!("  iifname \"lo\" return"));
     // What is only routed through this host is not its workload's.
     line(text, format_args!("  fib daddr type != local return"));
@@ -156,7 +162,7 @@ fn strict_guard(text: &mut String, config: &Config) {
     line(
         text,
         format_args!(
-            "  meta nfproto @strict_others ct direction original ct status & dnat == 0 \
+            "  meta nfproto @strict_others tcp flags & (fin | syn | rst | ack) == syn ct status & dnat == 0 \
              tcp dport != @direct_inbound tcp dport != @open_ports reject with tcp reset"
         ),
     );
@@ -252,6 +258,7 @@ table inet isthmus {
  chain outbound {
   type nat hook output priority -100; policy accept;
   meta nfproto != @lease return
+  tcp flags & (fin | syn | rst | ack) != syn return
   ip saddr 127.0.0.6 return
   ip6 saddr ::6 return
   meta mark 0x539 oifname "lo" ip daddr != 127.0.0.0/8 tcp dport != { 53, 15006 } tcp dport != @direct_inbound redirect to :15006
@@ -269,6 +276,7 @@ table inet isthmus {
  chain inbound {
   type nat hook prerouting priority -100; policy accept;
   meta nfproto != @lease return
+  tcp flags & (fin | syn | rst | ack) != syn return
   iifname "lo" return
   fib daddr type != local return
   tcp dport @direct_inbound return
@@ -278,7 +286,7 @@ table inet isthmus {
   type filter hook input priority -1; policy accept;
   iifname "lo" accept
   ct direction original tcp dport @strict_ports reject with tcp reset
-  meta nfproto @strict_others ct direction original ct status & dnat == 0 tcp dport != @direct_inbound tcp dport != @open_ports reject with tcp reset
+  meta nfproto @strict_others tcp flags & (fin | syn | rst | ack) == syn ct status & dnat == 0 tcp dport != @direct_inbound tcp dport != @open_ports reject with tcp reset
   tcp dport { 15001, 15006 } ct status & dnat == 0 reject with tcp reset
  }
 }

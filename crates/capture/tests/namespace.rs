@@ -112,6 +112,32 @@ fn networks_and_ports_named_as_direct_stay_direct() {
 }
 
 #[test]
+fn connections_that_were_there_before_go_on() {
+    inside("connections_that_were_there_before_go_on", || {
+        let peer = peer();
+        let (there, app) = (peer.there(|| listen(8080)), listen(80));
+        // The agent's own stream to its control plane, an application's call, and a call to the application.
+        let pairs = [
+            (connect_marked(HOST, PEER, 8080).unwrap(), there.accept().unwrap().0),
+            (connect(PEER, 8080).unwrap(), there.accept().unwrap().0),
+            (peer.there(|| connect(HOST, 80)).unwrap(), app.accept().unwrap().0),
+        ];
+        let strict = Strict { others: true, ..Strict::default() };
+        let _capture = runtime().block_on(Capture::install(config(), strict)).unwrap();
+        for (mut caller, mut called) in pairs {
+            caller.set_read_timeout(Some(PATIENCE)).unwrap();
+            called.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut buffer = [0; 4];
+            called.write_all(b"ping").unwrap();
+            caller.read_exact(&mut buffer).unwrap();
+            caller.write_all(b"pong").unwrap();
+            called.read_exact(&mut buffer).unwrap();
+            assert_eq!(&buffer, b"pong");
+        }
+    });
+}
+
+#[test]
 fn inbound_connections_go_to_the_agent_except_ssh() {
     inside("inbound_connections_go_to_the_agent_except_ssh", || {
         let peer = peer();

@@ -169,6 +169,9 @@ fn story() {
     // A stranger hears nothing.
     assert_eq!(hear(connect(VM, 3306).unwrap()).unwrap_or_default(), "");
 
+    // One stream from the start: putting capture in force did not cut it.
+    assert_eq!(*mesh.streams.borrow(), 1);
+
     agent.signal(nix::sys::signal::Signal::SIGKILL);
     let took = within("the VM's own network", || {
         let call = vm.host.there(|| connect(HERE, 8080)).and_then(hear).map_err(|error| error.to_string())?;
