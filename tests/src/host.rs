@@ -85,7 +85,14 @@ impl Host {
             .arg(this)
             .args(["host-init", "--hostname", &plan.name, "--run", &opening.run])
             .args(["--programs", &opening.programs, "--deploy", &opening.deploy, "--path", &opening.path])
-            .args(["--search", &plan.search, "--kubeconfig", kubeconfig]);
+            .args([
+                "--search",
+                &plan.search,
+                "--kubeconfig",
+                kubeconfig,
+                "--program-log",
+                &opening.program_log,
+            ]);
         for hidden in &opening.hidden {
             unshare.args(["--hidden", hidden]);
         }

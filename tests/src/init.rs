@@ -49,7 +49,10 @@ pub struct InitArgs {
     /// Search list of the resolver
     #[arg(long, default_value = "")]
     search: String,
-    /// Shown before the command line of `demo-sh`
+    /// What programs log
+    #[arg(long, default_value = "")]
+    program_log: String,
+    /// The admin's kubeconfig, on a control plane's host
     #[arg(long, default_value = "")]
     kubeconfig: String,
 }
@@ -138,6 +141,9 @@ fn environment(args: &InitArgs) -> Vec<(String, String)> {
     ]
     .map(|(name, value)| (name.to_string(), value.to_string()))
     .into();
+    if !args.program_log.is_empty() {
+        environment.push(("ISTHMUS_LOG".into(), args.program_log.clone()));
+    }
     if !args.kubeconfig.is_empty() {
         environment.push(("KUBECONFIG".into(), args.kubeconfig.clone()));
     }

@@ -31,6 +31,8 @@ pub struct Options {
     pub until: Option<usize>,
     /// Where all logs are copied at the end.
     pub logs: Option<PathBuf>,
+    /// What programs log.
+    pub program_log: Option<String>,
     /// Where a kept demo is found by `demo-sh` and others.
     pub state: PathBuf,
 }
@@ -133,6 +135,7 @@ fn opening(options: &Options) -> anyhow::Result<Opening> {
             }
             None => String::new(),
         },
+        program_log: options.program_log.clone().unwrap_or_default(),
         story: options.story.clone(),
     })
 }

@@ -37,6 +37,9 @@ enum Command {
         /// Copy every program's log there at the end
         #[arg(long, value_name = "DIR")]
         logs: Option<PathBuf>,
+        /// What programs log, such as `info,isthmus_xds=debug`
+        #[arg(long, value_name = "FILTER")]
+        program_log: Option<String>,
     },
     /// The same Bookinfo without any mesh, in one network
     Plain {
@@ -97,12 +100,13 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match cli.command {
-        Command::Demo { keep, break_part, until, logs } => launch::launch(&launch::Options {
+        Command::Demo { keep, break_part, until, logs, program_log } => launch::launch(&launch::Options {
             story: "demo".into(),
             keep,
             break_part,
             until,
             logs,
+            program_log,
             state: cli.state,
         }),
         Command::Plain { hang } => {

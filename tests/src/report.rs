@@ -10,6 +10,7 @@ use crate::host::{Host, Output};
 
 const WIDTH: usize = 78;
 const LOG_LINES: usize = 25;
+const LOG_WIDTH: usize = 500;
 
 /// A check that did not hold, with all that a person needs to see why.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +93,7 @@ impl Report {
             for log in host.logs() {
                 anstream::println!("    {}", format!("{}: end of {log}'s log", host.name()).bold());
                 for line in host.log_tail(&log, LOG_LINES).lines() {
+                    let line: String = line.chars().take(LOG_WIDTH).collect();
                     anstream::println!("      {}", line.dimmed());
                 }
             }

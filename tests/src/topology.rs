@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const BORDER: &str = "border";
 /// Addresses that clusters give to services: each host sends them to its gateway, which knows none of them.
 /// Without capture they are unreachable at once instead of after a time-out.
-pub const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "240.240.0.0/16"];
+pub const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "240.0.0.0/4"];
 /// Border addresses of all gateways.
 pub const BORDER_RANGE: &str = "10.255.0.0/24";
 

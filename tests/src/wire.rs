@@ -118,6 +118,8 @@ pub struct Opening {
     pub path: String,
     /// Where to copy all logs at the end; empty for nowhere.
     pub logs: String,
+    /// What programs log, such as `info,isthmus_xds=debug`; empty for their default.
+    pub program_log: String,
     /// Which story: `demo`, or a plain one of the tests.
     pub story: String,
 }

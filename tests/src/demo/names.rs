@@ -29,7 +29,7 @@ pub(super) fn run(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
         |output| {
             succeeds(output)?;
             let address = output.stdout.trim().to_string();
-            if address.starts_with("240.240.") { Ok(address) } else { Err(format!("it says {address:?}")) }
+            if address.starts_with("240.24") { Ok(address) } else { Err(format!("it says {address:?}")) }
         },
     )?;
     let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;

@@ -44,7 +44,7 @@ fn only_tls_on_the_border(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Resul
         page.run(PAGE)?;
     }
     std::thread::sleep(Duration::from_millis(200));
-    tcpdump.signal(Signal::SIGINT)?;
+    tcpdump.signal(Signal::SIGTERM)?;
     // What it wrote is read either way.
     let _ = tcpdump.ended_within(Duration::from_secs(3));
     let output = gateway.run(read)?;
