@@ -114,3 +114,54 @@ async fn kubectl_watches_and_waits() {
     let delete = kubectl.ok(&["delete", "pod", "p"], "").await;
     assert!(delete.starts_with("pod \"p\" deleted"), "{delete}");
 }
+
+const DEFINITION: &str = "
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: ships.sea.io}
+spec:
+  group: sea.io
+  scope: Namespaced
+  names: {kind: Ship, plural: ships, shortNames: [sh]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    additionalPrinterColumns: [{name: Crew, type: integer, jsonPath: .spec.crew}]
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            description: What a ship is
+            properties:
+              crew: {type: integer, minimum: 1, description: How many sail her}
+              not: {type: string}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_defines_a_kind_and_uses_it() {
+    let served = Served::start().await;
+    let Some(kubectl) = served.kubectl() else { return };
+    kubectl.ok(&["apply", "-f", "-"], DEFINITION).await;
+    kubectl.ok(&["wait", "--for=condition=Established", "crd/ships.sea.io", "--timeout=30s"], "").await;
+    let ship = "apiVersion: sea.io/v1\nkind: Ship\nmetadata: {name: argo}\nspec: {crew: 50}";
+    assert_eq!(kubectl.ok(&["apply", "-f", "-"], ship).await, "ship.sea.io/argo created");
+    let fewer = ship.replace("50", "49");
+    assert_eq!(kubectl.ok(&["apply", "-f", "-"], &fewer).await, "ship.sea.io/argo configured");
+    let server_side = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    assert_eq!(kubectl.ok(&server_side, ship).await, "ship.sea.io/argo serverside-applied");
+    let table = kubectl.ok(&["get", "sh"], "").await;
+    assert!(table.contains("CREW") && table.contains("50"), "{table}");
+    let explained = kubectl.ok(&["explain", "ship.spec.crew"], "").await;
+    assert!(explained.contains("How many sail her"), "{explained}");
+    let refused = kubectl.run(&["apply", "-f", "-"], &ship.replace("50", "0")).await;
+    assert!(refused.err.contains("should be greater than or equal to 1"), "{}", refused.err);
+    let unknown = kubectl.run(&["apply", "-f", "-"], &ship.replace("crew", "kru")).await;
+    assert!(unknown.err.contains("unknown field \"spec.kru\""), "{}", unknown.err);
+    kubectl.ok(&["delete", "crd", "ships.sea.io"], "").await;
+    // kubectl remembers the kinds that it has discovered.
+    let gone = kubectl.run(&["get", "ships"], "").await;
+    assert!(!gone.good && gone.err.contains("could not find the requested resource"), "{}", gone.err);
+}
