@@ -1,6 +1,7 @@
 //! All parts put together: `build` binds and opens everything and fails early; `run` serves until told to stop.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,9 +43,21 @@ const EVENTS: usize = 4096;
 /// How long open streams may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Where a control plane listens, with the ports that the system chose where 0 was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// The API (HTTPS).
+    pub api: SocketAddr,
+    /// xDS, certificates, joining and federation.
+    pub grpc: SocketAddr,
+    /// Metrics and readiness.
+    pub monitoring: SocketAddr,
+}
+
 /// A control plane, ready to serve.
 pub struct App {
     tasks: TaskGroup,
+    addresses: Addresses,
     grpc: TcpListener,
     tls: Arc<rustls::ServerConfig>,
     routes: axum::Router,
@@ -61,7 +74,7 @@ impl App {
     ///
     /// # Errors
     /// When something that it cannot do without is missing, with what to do about it.
-    pub async fn build(config: Config) -> anyhow::Result<Self> {
+    pub async fn build(mut config: Config) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let tasks = TaskGroup::new("primary", Drain::new());
         let metrics = SharedRegistry::default();
@@ -71,10 +84,17 @@ impl App {
         let policy = Policy { default_ttl: config.leaf_ttl, ..Policy::default() };
         let authority = Arc::new(Authority::load(&config.cacerts, policy).context("--cacerts")?);
         let serving = Arc::new(Serving::issue(&config, Arc::clone(&authority), clock.now())?);
-        let grpc = bind(config.grpc_address, "--grpc-address").await?;
-        let monitoring = bind(config.monitoring_address, "--monitoring-address").await?;
+        // A port of 0 is the system's choice: from here on everybody is told the one that it chose.
+        let grpc = bind(&mut config.grpc_address, "--grpc-address").await?;
+        let monitoring = bind(&mut config.monitoring_address, "--monitoring-address").await?;
+        let api = bind(&mut config.api_address, "--api-address").await?;
+        let addresses = Addresses {
+            api: config.api_address,
+            grpc: config.grpc_address,
+            monitoring: config.monitoring_address,
+        };
 
-        let standalone = Standalone::build(&config, Arc::clone(&clock), &tasks).await?;
+        let standalone = Standalone::build(&config, api, Arc::clone(&clock), &tasks).await?;
         let cluster = standalone.cluster();
         prepare(&cluster, &config, &authority).await?;
         controllers::run(&cluster, config.cluster.clone(), Which::Standalone, &tasks);
@@ -140,7 +160,31 @@ impl App {
         standalone.serve(&tasks);
         let tls = server_config(serving.identity(), ClientAuth::Optional, &[b"h2"]);
         let monitoring_routes = monitoring_routes(&metrics, readiness);
-        Ok(Self { tasks, grpc, tls, routes, monitoring, monitoring_routes, pipeline, views, serving, clock })
+        Ok(Self {
+            tasks,
+            addresses,
+            grpc,
+            tls,
+            routes,
+            monitoring,
+            monitoring_routes,
+            pipeline,
+            views,
+            serving,
+            clock,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Stops it, as a signal does.
+    #[must_use]
+    pub fn drain(&self) -> Drain {
+        self.tasks.drain().clone()
     }
 
     /// Serves until a stop signal, or until a part that it cannot do without fails.
@@ -157,7 +201,7 @@ impl App {
         });
         tasks.spawn_infallible("views", self.views.run(stop.clone()));
         tasks.spawn_infallible("certificate renewal", self.serving.renew(self.clock, stop.clone()));
-        let address = self.grpc.local_addr()?;
+        let address = self.addresses.grpc;
         tasks.spawn(
             "grpc",
             OnFailure::Stop,
@@ -185,8 +229,13 @@ impl App {
     }
 }
 
-async fn bind(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen there"))
+/// Listens, and makes `address` the one that it really is.
+async fn bind(address: &mut SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(*address)
+        .await
+        .with_context(|| format!("{flag} {address}: cannot listen there"))?;
+    *address = listener.local_addr()?;
+    Ok(listener)
 }
 
 /// What must be there before anything else: the system namespace with its network, the gateways' account, and what joiners read.

@@ -33,14 +33,16 @@ pub struct Standalone {
 }
 
 impl Standalone {
-    /// Opens the store, starts the server, binds its socket, writes the administrator's kubeconfig.
+    /// Opens the store, starts the server, writes the administrator's kubeconfig. `listener` is at `config.api_address`.
     ///
     /// # Errors
-    /// When the store, the private CA or the socket cannot be had, each named.
-    pub async fn build(config: &Config, clock: Arc<dyn Clock>, tasks: &TaskGroup) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(config.api_address)
-            .await
-            .with_context(|| format!("--api-address {}: cannot listen there", config.api_address))?;
+    /// When the store or the private CA cannot be had, each named.
+    pub async fn build(
+        config: &Config,
+        listener: TcpListener,
+        clock: Arc<dyn Clock>,
+        tasks: &TaskGroup,
+    ) -> anyhow::Result<Self> {
         let store = store(config).await?;
         let pki = ApiPki::open(&config.data_dir.join("api-pki"), clock.now())
             .context("the API server's private CA")?;
