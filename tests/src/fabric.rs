@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, bail};
+use nix::sys::signal::SigSet;
 
 use crate::host::{Host, Process};
 use crate::topology::{BORDER, BORDER_RANGE, Network, Plan, SERVICE_RANGES, free_octet};
@@ -52,6 +53,8 @@ impl Line {
 /// # Errors
 /// When the fabric cannot be made.
 pub fn run() -> anyhow::Result<ExitCode> {
+    // The launcher's mask is not for those that start here.
+    SigSet::all().thread_unblock().context("signals")?;
     let stream =
         UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().context("line to the launcher")?);
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -67,7 +70,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         std::process::exit(ORPHANED);
     });
     let line = Line { asks, tell: stream };
-    let fabric = Fabric::new(opening)?;
+    let fabric = Fabric::new(*opening)?;
     crate::demo::run(&fabric, line)
 }
 

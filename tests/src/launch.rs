@@ -61,7 +61,7 @@ pub fn launch(options: &Options) -> anyhow::Result<ExitCode> {
     let (mut line, inside) = UnixStream::pair().context("line to the fabric")?;
     let opening = opening(options)?;
     let mut fabric = start(inside.into())?;
-    send(&mut line, &Ask::Open(opening.clone()))?;
+    send(&mut line, &Ask::Open(Box::new(opening.clone())))?;
 
     let (to, happened) = channel();
     let (from_signals, from_line) = (to.clone(), to.clone());

@@ -129,7 +129,7 @@ pub struct Opening {
 #[serde(rename_all = "camelCase")]
 pub enum Ask {
     /// First message.
-    Open(Opening),
+    Open(Box<Opening>),
     /// Boot one more host.
     AddHost {
         /// Host name.

@@ -35,7 +35,7 @@ pub(super) fn run(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
 
 fn only_tls_on_the_border(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
     let (gateway, page) = (mesh.gateway(West)?, mesh.host("productpage")?);
-    let capture = "tcpdump -Z root -i border -s 0 -U -w /run/border.pcap tcp";
+    let capture = "tcpdump -Z root -i border -s 0 --immediate-mode -U -w /run/border.pcap tcp";
     let read = "tcpdump -Z root -nn -x -r /run/border.pcap";
     let began = Instant::now();
     let tcpdump = gateway.start("tcpdump", capture, &[])?;
@@ -73,7 +73,7 @@ fn only_tls_on_the_border(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Resul
 /// openssl as a client of MySQL's agent; it waits for what the server says first.
 fn client(connect: &str, identity: &str) -> String {
     format!(
-        "(sleep 1) | openssl s_client -quiet -verify_quiet -connect {connect} -servername {DATABASE} -alpn istio {identity}"
+        "sleep 0.4 | openssl s_client -quiet -no_ign_eof -verify_quiet -connect {connect} -servername {DATABASE} -alpn istio {identity}"
     )
 }
 
@@ -115,7 +115,7 @@ fn refused_clients(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
         &client(&through_gateway, &own_identity(AGENT_DATA)),
         is_refused,
     )?;
-    let plain = format!("mysql -h {} -u root -ppassword --connect-timeout=3 -e 'SELECT 1'", vm.plan.address);
+    let plain = format!("mysql -h {} -u root -ppassword --connect-timeout=1 -e 'SELECT 1'", vm.plan.address);
     teller.check("plain MySQL from a second host of the site is refused", &stranger, &plain, |output| {
         if output.is_success() { Err("it was let in".into()) } else { Ok(last_line(&output.stderr)) }
     })?;

@@ -14,7 +14,7 @@ const CLEANED_WITHIN: Duration = Duration::from_secs(15);
 
 const ENTRY: &str = "kubectl get workloadentries -n vm -o jsonpath='{range .items[*]}{.metadata.name} \
                      {.status.conditions[?(@.type==\"Healthy\")].status}{end}'";
-const ENDPOINT: &str = "curl -s http://127.0.0.1:15000/endpoints | tr -d ' \\n'";
+const ENDPOINT: &str = "curl -s http://127.0.0.1:15000/endpoints";
 
 pub(super) fn run(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
     the_database_stops_and_starts(teller, mesh)?;
@@ -25,12 +25,10 @@ fn the_database_stops_and_starts(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow
     let (vm, west, ratings) = (mesh.host("vm")?, mesh.control_plane(West)?, mesh.host("ratings")?);
     let gateway = format!("{}:15443", Site.border());
     let has_gateway = |text: &str| {
-        let at = text.find("outbound|3306||mysqldb.vm.mesh.internal");
-        at.is_some_and(|at| {
-            text[at..]
-                .split("outbound|")
-                .nth(1)
-                .is_some_and(|own| own.contains(&gateway) || own.contains(&Site.border().to_string()))
+        let endpoints: Vec<serde_json::Value> = serde_json::from_str(text).unwrap_or_default();
+        endpoints.iter().any(|endpoint| {
+            endpoint["cluster"] == "outbound|3306||mysqldb.vm.mesh.internal"
+                && endpoint["address"] == gateway.as_str()
         })
     };
     teller.check(
