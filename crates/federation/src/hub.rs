@@ -87,6 +87,7 @@ struct Shared {
     parts: Parts,
     log: Mutex<Log>,
     log_moved: watch::Sender<u64>,
+    status_moved: watch::Sender<u64>,
     peers: Mutex<BTreeMap<ClusterId, Peer>>,
     leaving: Mutex<BTreeMap<ClusterId, watch::Receiver<bool>>>,
     events: mpsc::Sender<(ClusterId, PeerChange)>,
@@ -133,6 +134,7 @@ impl Federation {
         let shared = Shared {
             log: Mutex::new(Log::new(parts.me.owner(), epoch)),
             log_moved: watch::Sender::new(0),
+            status_moved: watch::Sender::new(0),
             peers: Mutex::default(),
             leaving: Mutex::default(),
             events,
@@ -155,6 +157,7 @@ impl Federation {
                 self.0.leaving.lock().insert(name, peer.gone);
             }
         }
+        self.0.status_moved.send_modify(|times| *times += 1);
         for (name, config) in wanted {
             match peers.get(&name) {
                 Some(peer) => {
@@ -193,6 +196,12 @@ impl Federation {
         if first {
             tracing::info!(services = services.len(), gateways = gateways.len(), "exports are complete");
         }
+    }
+
+    /// Changes whenever [`Federation::status`] may read differently: for writers of status.
+    #[must_use]
+    pub fn status_moved(&self) -> watch::Receiver<u64> {
+        self.0.status_moved.subscribe()
     }
 
     /// All links, by cluster name.

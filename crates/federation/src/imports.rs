@@ -265,6 +265,9 @@ impl Imports {
         let size = record.encoded_len();
         let item = record::read(&record, &self.owner, &self.peer);
         let item = item.and_then(|item| self.room(&key, size).map(|()| item)).inspect_err(|reason| {
+            if !matches!(reason, InvalidRecord::Owner { .. }) {
+                self.unconfirmed.remove(&key);
+            }
             if self.refused.len() >= MAX_REFUSED && !self.refused.contains_key(&key) {
                 self.uncounted = true;
                 return;
@@ -302,7 +305,9 @@ impl Imports {
     /// be asked about.
     pub(crate) fn begin(&mut self, epoch: u64, cursor: u64, mentioned: &BTreeSet<Key>) {
         (self.epoch, self.cursor) = (epoch, cursor);
-        self.refused.retain(|key, _| mentioned.contains(key));
+        // Lies are remembered: they are not the owner's word, whatever epoch it is in.
+        let lie = |refused: &Refused| matches!(refused.reason, InvalidRecord::Owner { .. });
+        self.refused.retain(|key, refused| mentioned.contains(key) || lie(refused));
         self.uncounted = false;
         self.unconfirmed = self.held.keys().filter(|key| !mentioned.contains(key)).cloned().collect();
         self.dirty = true;

@@ -271,12 +271,9 @@ impl Link {
             let keys = self.questions.drain(..count).map(|key| key.to_wire()).collect();
             return Some(Body::Held(Held { keys }));
         }
-        while let Some(key) = self.answers.pop_front() {
-            // A key that is exported is answered by its record, now or before.
-            if !log.exports(&key) {
-                let change = change::Change::Tombstone(log.tombstone(&key));
-                return Some(Body::Change(Change { cursor: self.said, change: Some(change) }));
-            }
+        if let Some(key) = self.answers.pop_front() {
+            // Either way by its owner's word, and at no position of its own.
+            return Some(Body::Change(Change { cursor: self.said, change: Some(log.answer(&key)) }));
         }
         if let Some(change) = log.after(self.said) {
             self.said = change.cursor;
@@ -287,8 +284,14 @@ impl Link {
             return Some(Body::Synced(Synced { epoch: log.epoch(), cursor: log.cursor() }));
         }
         if std::mem::take(&mut self.heartbeat_due) {
-            let digests = if self.synced_said { log.digests().to_vec() } else { Vec::new() };
-            let cursor = if self.synced_said { log.cursor() } else { 0 };
+            let (mut cursor, mut digests) = (0, Vec::new());
+            if self.synced_said {
+                (cursor, digests) = (log.cursor(), log.digests().to_vec());
+                if digests.is_empty() {
+                    // Truly none, which is not the same as not known yet.
+                    digests.push(Digest::default());
+                }
+            }
             return Some(Body::Heartbeat(Heartbeat { sent_ms: now_ms, cursor, digests }));
         }
         None
@@ -431,8 +434,14 @@ impl Link {
 
     /// Compares what the peer says that it told with what we have of it.
     fn compare(&mut self, digests: &[Digest], cursor: u64, imports: &mut Imports) -> Heard {
-        let Some(ours) = imports.digests().filter(|_| self.their_synced) else { return Heard::default() };
-        if cursor == imports.position().1 && *digests == *ours {
+        if self.questions.is_empty() && !imports.unconfirmed().is_empty() {
+            // Answers come before the heartbeat that follows a question: what is still open was lost, or is just on its way.
+            self.questions = imports.unconfirmed().iter().cloned().collect();
+        }
+        // Without digests the peer has not said everything yet; with digests it believes that it has.
+        let Some(ours) = imports.digests().filter(|_| !digests.is_empty()) else { return Heard::default() };
+        let theirs = digests.iter().filter(|digest| digest.count > 0);
+        if self.their_synced && cursor == imports.position().1 && theirs.eq(&ours) {
             return Heard::default();
         }
         imports.ask_for_everything();

@@ -129,27 +129,24 @@ impl Log {
         &self.digests
     }
 
-    /// Whether this key is exported.
-    #[must_use]
-    pub fn exports(&self, key: &Key) -> bool {
-        self.entries.get(key).is_some_and(|entry| entry.record.is_some())
-    }
-
     /// The first change behind a cursor.
     #[must_use]
     pub fn after(&self, cursor: u64) -> Option<Change> {
         let (at, key) = self.order.range((Bound::Excluded(cursor), Bound::Unbounded)).next()?;
-        let change = match self.entries.get(key).and_then(|entry| entry.record.as_ref()) {
-            Some(record) => change::Change::Upsert((**record).clone()),
-            None => change::Change::Tombstone(self.tombstone(key)),
-        };
-        Some(Change { cursor: *at, change: Some(change) })
+        Some(Change { cursor: *at, change: Some(self.answer(key)) })
     }
 
-    /// The owner's word that a key is not exported.
+    /// The owner's word on a key: its record, or that it is not exported.
     #[must_use]
-    pub fn tombstone(&self, key: &Key) -> Tombstone {
-        Tombstone { owner: Some(self.owner.clone()), r#type: key.kind, key: key.key.to_string() }
+    pub fn answer(&self, key: &Key) -> change::Change {
+        match self.entries.get(key).and_then(|entry| entry.record.as_ref()) {
+            Some(record) => change::Change::Upsert((**record).clone()),
+            None => change::Change::Tombstone(Tombstone {
+                owner: Some(self.owner.clone()),
+                r#type: key.kind,
+                key: key.key.to_string(),
+            }),
+        }
     }
 
     fn put(&mut self, key: Key, record: Option<Arc<Record>>) {

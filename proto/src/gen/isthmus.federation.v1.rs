@@ -124,8 +124,8 @@ pub struct Synced {
     pub cursor: u64,
 }
 /// What the receiver still holds of the sender from an earlier epoch, and what the present epoch did not mention up to Synced.
-/// The owner answers each key that it does not export with a tombstone: withdrawals that happened while it was down are told by
-/// its own word, and a record stays until then.
+/// The owner answers each key with its record or with a tombstone: withdrawals that happened while it was down are told by its
+/// own word, and a record stays until then.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Held {
     #[prost(message, repeated, tag = "1")]

@@ -361,6 +361,7 @@ impl Actor {
     fn lost(&mut self, live: Live, ended: Ended) {
         tracing::warn!(peer = %self.name, reason = %ended, "no federation stream, keeping what is known");
         if self.current.is_none() {
+            self.changed = true;
             let mut seen = self.seen.lock();
             seen.refused = matches!(ended, Ended::Refused(_));
             seen.error = Some(match &ended {
@@ -414,6 +415,7 @@ impl Actor {
         seen.refusals = refusals.into();
         let connected = seen.connected;
         drop(seen);
+        self.shared.status_moved.send_modify(|times| *times += 1);
         self.shared.parts.metrics.table(&self.name, connected, self.imports.len(), count);
     }
 }

@@ -121,6 +121,7 @@ impl Calls {
             });
         }
         drop(seen);
+        self.shared.status_moved.send_modify(|times| *times += 1);
         ended
     }
 }
@@ -141,7 +142,7 @@ async fn open(
         .keep_alive_timeout(PING)
         .keep_alive_while_idle(true);
     let addresses = whom.addresses.join(", ");
-    let service = tower::service_fn(move |_: http::Uri| {
+    let service = tower::service_fn(move |_: tonic::codegen::http::Uri| {
         let dialing = connector.dial(whom.clone());
         async move { dialing.await.map(TokioIo::new) }
     });
