@@ -1,5 +1,6 @@
 //! Links with other control planes: Peer objects say which, the hub in `isthmus_federation` keeps them, snapshots say what is exported.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use isthmus_tls::{ClientCertificate, Expected, Identity, client_config};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch as value};
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::listener::Peer;
@@ -27,13 +29,22 @@ use crate::listener::Peer;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How often the states of links are looked at, to be written where they changed.
 const STATUS: Duration = Duration::from_secs(2);
+/// How often a state that did not change is written again, with the time of the last frame.
+const REFRESH: Duration = Duration::from_secs(60);
 
 /// All links of this control plane.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Links {
     hub: Federation,
     cluster: Cluster,
     own: ClusterId,
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links").field("hub", &self.hub).field("own", &self.own).finish_non_exhaustive()
+    }
 }
 
 impl Links {
@@ -60,12 +71,12 @@ impl Links {
             },
             options: Options::default(),
             last_good: Arc::new(last_good),
-            clock,
+            clock: Arc::clone(&clock),
             connector: connector(identity.clone()),
             metrics: metrics.register(Metrics::register),
             tasks: tasks.clone(),
         });
-        let links = Self { hub, cluster: cluster.clone(), own: config.cluster.clone() };
+        let links = Self { hub, cluster: cluster.clone(), own: config.cluster.clone(), clock };
         links.read().await.context("reading Peers")?;
         Ok((links, changes))
     }
@@ -170,34 +181,43 @@ impl Links {
     }
 
     async fn write_states(self, stop: Signal) {
-        let mut written: Vec<PeerStatus> = Vec::new();
+        let mut written: BTreeMap<String, (PeerStatus, Instant)> = BTreeMap::new();
         loop {
             tokio::select! {
                 () = stop.stopping() => return,
                 () = tokio::time::sleep(STATUS) => {}
             }
-            let mut now = self.hub.status();
-            for peer in &mut now {
-                // Ages change all the time; the object tells states.
-                peer.age_ms = None;
-            }
-            let changed: Vec<PeerStatus> =
-                now.iter().filter(|peer| !written.contains(peer)).cloned().collect();
-            for peer in &changed {
-                let status = isthmus_resources::peer::PeerStatus {
-                    state: peer.state.clone(),
-                    synced: peer.synced,
-                    services: peer.services,
-                    error: peer.error.clone(),
-                    ..Default::default()
-                };
-                if let Err(error) = self.cluster.write_peer_status(&peer.cluster, &status).await {
-                    tracing::warn!(peer = %peer.cluster, %error, "state of a link not written");
-                    now.retain(|one| one.cluster != peer.cluster);
+            let states = self.hub.status();
+            written.retain(|cluster, _| states.iter().any(|state| state.cluster == *cluster));
+            for mut state in states {
+                // Ages change all the time; the object tells states, and now and then when the peer was last heard.
+                let age = state.age_ms.take();
+                let stands = written
+                    .get(&state.cluster)
+                    .is_some_and(|(before, at)| *before == state && at.elapsed() < REFRESH);
+                if !stands && self.write_state(&state, age).await {
+                    written.insert(state.cluster.clone(), (state, Instant::now()));
                 }
             }
-            written = now;
         }
+    }
+
+    async fn write_state(&self, state: &PeerStatus, age_ms: Option<u64>) -> bool {
+        let heard = age_ms.map(|age| self.clock.now() - Duration::from_millis(age));
+        let heard = heard.and_then(|time| jiff::Timestamp::try_from(time).ok());
+        let status = isthmus_resources::peer::PeerStatus {
+            state: state.state.clone(),
+            synced: state.synced,
+            last_heard: heard.map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+            services: state.services,
+            error: state.error.clone(),
+            ..Default::default()
+        };
+        let outcome = self.cluster.write_peer_status(&state.cluster, &status).await;
+        if let Err(error) = &outcome {
+            tracing::warn!(peer = %state.cluster, %error, "state of a link not written");
+        }
+        outcome.is_ok()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use isthmus_ca::csr;
 use isthmus_kube::Cluster;
 use isthmus_kube::mesh::{Granted, TokenError};
 use isthmus_model::{NamespacedName, SpiffeId};
@@ -75,6 +76,8 @@ impl Joining {
                 format!("WorkloadGroup {group} does not exist any more; apply it, then make a new token");
             return Err(Status::failed_precondition(problem));
         };
+        // A request that could not be signed must not use the token up.
+        csr::public_key(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         // Consumed before anything is signed: of two that race with one token, one gets a certificate.
         self.cluster().consume_token(&granted).await.map_err(|error| token_status(&error))?;
         let spec = &object["spec"];
