@@ -1,0 +1,6 @@
+//! The whole control plane over real sockets: who joins, what streams get, what survives.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which may panic as tests do")]
+
+mod joining;
+mod plane;
