@@ -4,3 +4,4 @@
 
 mod joining;
 mod plane;
+mod streams;
