@@ -42,7 +42,7 @@ fn fails_at(part: &str, step: usize) {
     assert!(!held, "nothing noticed that {part} is broken\n{text}");
     let verdict = text.lines().find(|line| line.starts_with("FAILED at step")).unwrap_or_default();
     assert!(verdict.starts_with(&format!("FAILED at step {step},")), "{verdict}\n{text}");
-    assert!(verdict.contains(part), "the step does not name {part}: {verdict}\n{text}");
+    assert!(verdict.contains(&format!(": {part}: ")), "the step does not name {part}: {verdict}\n{text}");
 }
 
 #[test]

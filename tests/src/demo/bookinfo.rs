@@ -41,7 +41,14 @@ pub(super) fn run(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
     let page = mesh.host("productpage")?;
     teller.within(
         SERVED_WITHIN,
-        "gateway, capture: the page has the stars of the VM's database, two borders away",
+        "capture: a plain name and port reach details, through both agents",
+        &page,
+        "curl -s -m 5 http://details:9080/details/0",
+        says("\"ISBN-10\":\"1234567890\""),
+    )?;
+    teller.within(
+        SERVED_WITHIN,
+        "gateway: the page has the stars of the VM's database, two borders away",
         &page,
         PAGE,
         |output| has_stars(output, 5, "black"),
