@@ -4,4 +4,5 @@
 
 mod joining;
 mod plane;
+mod replicas;
 mod streams;

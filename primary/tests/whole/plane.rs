@@ -147,19 +147,7 @@ impl Plane {
 
     /// A connection that shows this identity's certificate, if it has one.
     pub(crate) async fn channel(&self, identity: &Identity) -> Channel {
-        let name = format!("default.{}.federation.isthmus.internal", self.site.cluster);
-        let expected = Expected::ServerName(name.as_str().into());
-        let tls = client_config(identity, expected, &[b"h2"], ClientCertificate::Send);
-        let (address, name) = (self.grpc, ServerName::try_from(name).unwrap());
-        let connect = tower::service_fn(move |_: http::Uri| {
-            let (tls, name) = (Arc::clone(&tls), name.clone());
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                let shaken = isthmus_tls::connect(stream, &tls, name, PATIENCE).await;
-                Ok::<_, io::Error>(TokioIo::new(shaken.map_err(io::Error::other)?.0))
-            }
-        });
-        Endpoint::from_static("http://control-plane").connect_with_connector(connect).await.unwrap()
+        channel(self.grpc, self.site.cluster, identity).await
     }
 
     /// A connection that shows no certificate.
@@ -173,6 +161,23 @@ impl Plane {
         request.metadata_mut().insert("authorization", format!("Bearer {bearer}").parse().unwrap());
         JoinServiceClient::new(self.stranger().await).join(request).await.map(tonic::Response::into_inner)
     }
+}
+
+/// A connection with the control plane of a cluster.
+pub(crate) async fn channel(address: SocketAddr, cluster: &str, identity: &Identity) -> Channel {
+    let name = format!("default.{cluster}.federation.isthmus.internal");
+    let expected = Expected::ServerName(name.as_str().into());
+    let tls = client_config(identity, expected, &[b"h2"], ClientCertificate::Send);
+    let name = ServerName::try_from(name).unwrap();
+    let connect = tower::service_fn(move |_: http::Uri| {
+        let (tls, name) = (Arc::clone(&tls), name.clone());
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            let shaken = isthmus_tls::connect(stream, &tls, name, PATIENCE).await;
+            Ok::<_, io::Error>(TokioIo::new(shaken.map_err(io::Error::other)?.0))
+        }
+    });
+    Endpoint::from_static("http://control-plane").connect_with_connector(connect).await.unwrap()
 }
 
 /// What a host asks for, as `isthmus-sidecar` does.

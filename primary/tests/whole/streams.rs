@@ -62,7 +62,7 @@ impl Stream {
     }
 
     async fn next(&mut self) -> Result<(), Status> {
-        let response = soon("a response", self.responses.message()).await?;
+        let response = soon(&format!("a response after {:?}", self.names), self.responses.message()).await?;
         let response = response.ok_or_else(|| Status::aborted("the stream ended"))?;
         let acknowledged = DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
