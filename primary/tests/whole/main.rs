@@ -5,4 +5,5 @@
 mod joining;
 mod plane;
 mod replicas;
+mod restart;
 mod streams;
