@@ -21,9 +21,13 @@ struct Etcd {
 
 impl Etcd {
     fn start() -> Option<Self> {
-        let found = ["/usr/bin/etcd", "/usr/local/bin/etcd"]
-            .into_iter()
-            .find(|path| std::fs::exists(path).unwrap_or(false));
+        let found = [
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/kube/bin/etcd"),
+            "/usr/bin/etcd",
+            "/usr/local/bin/etcd",
+        ]
+        .into_iter()
+        .find(|path| std::fs::exists(path).unwrap_or(false));
         let Some(binary) = found else {
             eprintln!("no etcd on this machine: replicas of the API are not tested");
             return None;

@@ -23,9 +23,13 @@ struct Etcd {
 
 impl Etcd {
     async fn start() -> Option<Self> {
-        let binary = ["/usr/bin/etcd", "/usr/local/bin/etcd"]
-            .into_iter()
-            .find(|path| std::fs::exists(path).unwrap_or(false));
+        let binary = [
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/kube/bin/etcd"),
+            "/usr/bin/etcd",
+            "/usr/local/bin/etcd",
+        ]
+        .into_iter()
+        .find(|path| std::fs::exists(path).unwrap_or(false));
         let Some(binary) = binary else {
             eprintln!("no etcd on this machine: its store is not tested");
             return None;

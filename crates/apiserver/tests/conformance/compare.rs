@@ -103,6 +103,8 @@ fn scrub(value: &mut Value) {
                 let end = word.trim_end_matches([' ', ',', '(', ')']);
                 let known = if is_uid(end) {
                     "UID"
+                } else if is_age(end) {
+                    "AGE"
                 } else if end.starts_with("10.96.") {
                     "ADDRESS"
                 } else {
@@ -115,6 +117,12 @@ fn scrub(value: &mut Value) {
         }
         _ => {}
     }
+}
+
+/// A table's age of something that was just made: `0s`, `12s`.
+fn is_age(text: &str) -> bool {
+    text.strip_suffix('s')
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn is_uid(text: &str) -> bool {
