@@ -97,7 +97,7 @@ where
         let (parts, body) = request.into_parts();
         let (sender, body_out) = body::channel();
         let stream = stream::Stream::new(Arc::clone(&self.0), flavour, parts.extensions, sender);
-        self.0.tasks.spawn_infallible("xds stream", stream.run(tonic::body::Body::new(body)));
+        self.0.tasks.spawn_many(stream.run(tonic::body::Body::new(body)));
         let mut response = Response::new(tonic::body::Body::new(body_out));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         ready(response)
