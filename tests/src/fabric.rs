@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::SigSet;
 
 use crate::host::{Host, Process};
-use crate::topology::{BORDER, BORDER_RANGE, Network, Plan, SERVICE_RANGES, free_octet};
+use crate::topology::{BORDER, BORDER_RANGE, Network, Plan, Role, SERVICE_RANGES, free_octet};
 use crate::wire::{Ask, Opening, Tell, receive, send};
 
 /// Interfaces made from now on have no IPv6.
@@ -82,6 +82,8 @@ impl Fabric {
         for bridge in Network::ALL.map(Network::name).into_iter().chain([BORDER]) {
             batch.push_str(&format!("link add br-{bridge} type bridge\nlink set br-{bridge} up\n"));
         }
+        // The border is a hub: whoever listens there hears everything.
+        batch.push_str(&format!("link set br-{BORDER} type bridge ageing_time 0\n"));
         ip_batch(&batch)?;
         Ok(Self { opening, hosts: Mutex::default(), resolvers: Mutex::default(), plugged: Mutex::new(0) })
     }
@@ -158,7 +160,9 @@ impl Fabric {
 
     fn plug_in(&self, host: &Arc<Host>) -> anyhow::Result<()> {
         let mut inside = String::from("link set lo up\n");
-        let Some(network) = host.plan.network else { return in_host(host, &inside) };
+        if host.plan.role == Role::Offline {
+            return in_host(host, &inside);
+        }
         let number = {
             let mut plugged = self.plugged.lock().unwrap_or_else(PoisonError::into_inner);
             *plugged += 1;
@@ -166,9 +170,13 @@ impl Fabric {
         };
         // Loopback keeps ::1.
         host.must(&format!("test ! -e {NO_IPV6} || echo 1 > {NO_IPV6}"))?;
+        let Some(network) = host.plan.network else {
+            ip_batch(&cable(&format!("b{number}"), BORDER, "border", host.pid))?;
+            return in_host(host, "link set lo up\nlink set border up\n");
+        };
         let mut outside = cable(&format!("h{number}"), network.name(), "eth0", host.pid);
         inside.push_str(&leg("eth0", &host.plan.address.to_string()));
-        if host.plan.is_gateway {
+        if host.plan.role == Role::Gateway {
             outside.push_str(&cable(&format!("b{number}"), BORDER, "border", host.pid));
             inside.push_str(&leg("border", &network.border().to_string()));
         } else {
@@ -178,7 +186,7 @@ impl Fabric {
         }
         ip_batch(&outside).with_context(|| format!("cables of host {}", host.name()))?;
         in_host(host, &inside)?;
-        if host.plan.is_gateway {
+        if host.plan.role == Role::Gateway {
             become_gateway(host)?;
             // An ordinary DNS server of the network, which knows no name of the mesh.
             let resolver = host.start(

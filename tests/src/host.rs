@@ -13,7 +13,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::Signal;
 
 use crate::init::log_path;
-use crate::topology::Plan;
+use crate::topology::{Plan, Role};
 use crate::wire::{Event, Opening, Order, Status, receive, send};
 
 /// How long a command may take unless its caller says otherwise.
@@ -80,6 +80,9 @@ impl Host {
     pub fn boot(plan: Plan, opening: &Opening, kubeconfig: &str) -> anyhow::Result<Arc<Self>> {
         let this = std::env::current_exe().context("own executable")?;
         let mut unshare = Command::new("unshare");
+        if plan.role == Role::Tap && in_user_namespace() {
+            unshare.args(["--user", "--map-user=1000", "--map-group=1000", "--keep-caps"]);
+        }
         unshare
             .args(["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"])
             .arg(this)
@@ -342,4 +345,12 @@ impl Process {
             None => bail!("{}: {} does not end after SIGKILL", self.host.name(), self.name),
         }
     }
+}
+
+/// Whether root here is an ordinary user of the machine. tcpdump as root insists on `setgroups`, which such a namespace
+/// denies; as another user it does not, so that the tap has a user namespace of its own.
+#[must_use]
+pub fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
 }

@@ -59,7 +59,9 @@ impl Report {
 
     /// An action that is part of the story.
     pub fn did(&self, what: &str, commands: &[String], took: Duration) {
-        anstream::println!("  {} {what}{}{}", "·".dimmed(), pad(what), seconds(took).dimmed());
+        // What is only started takes no time worth showing.
+        let took = if took.is_zero() { String::new() } else { pad(what) + &seconds(took) };
+        anstream::println!("  {} {what}{}", "·".dimmed(), took.dimmed());
         print_commands(commands);
     }
 

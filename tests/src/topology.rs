@@ -77,6 +77,19 @@ impl Network {
     }
 }
 
+/// What a host is to its networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// One leg, in its network.
+    Member,
+    /// A second leg on the border.
+    Gateway,
+    /// A leg on the border without an address.
+    Tap,
+    /// No leg at all.
+    Offline,
+}
+
 /// One host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -86,8 +99,8 @@ pub struct Plan {
     pub network: Option<Network>,
     /// Its address there.
     pub address: Ipv4Addr,
-    /// A gateway has a second leg on the border.
-    pub is_gateway: bool,
+    /// What it is to its networks.
+    pub role: Role,
     /// Search list of its resolver.
     pub search: String,
 }
@@ -100,7 +113,7 @@ impl Plan {
             name: name.into(),
             network: Some(network),
             address: network.address(last),
-            is_gateway: false,
+            role: Role::Member,
             search: search.into(),
         }
     }
@@ -108,7 +121,7 @@ impl Plan {
     /// The gateway host of a network.
     #[must_use]
     pub fn gateway(name: &str, network: Network) -> Self {
-        Self { is_gateway: true, ..Self::new(name, network, 2, "") }
+        Self { role: Role::Gateway, ..Self::new(name, network, 2, "") }
     }
 
     /// A host without any network.
@@ -118,9 +131,15 @@ impl Plan {
             name: name.into(),
             network: None,
             address: Ipv4Addr::LOCALHOST,
-            is_gateway: false,
+            role: Role::Offline,
             search: String::new(),
         }
+    }
+
+    /// A host without an address that hears everything on the border.
+    #[must_use]
+    pub fn tap(name: &str) -> Self {
+        Self { role: Role::Tap, ..Self::offline(name) }
     }
 
     /// A host that a person adds to a running demo.
@@ -150,6 +169,7 @@ pub fn demo() -> Vec<Plan> {
     use Network::{East, Site, West};
     vec![
         Plan::offline("offline"),
+        Plan::tap("border-tap"),
         Plan::new("east-cp", East, 10, ""),
         Plan::gateway("east-gw", East),
         Plan::new("productpage", East, 11, KUBERNETES_SEARCH),
@@ -185,7 +205,7 @@ mod tests {
         for (index, host) in hosts.iter().enumerate() {
             for other in &hosts[index + 1..] {
                 assert_ne!(host.name, other.name);
-                assert_ne!(host.address, other.address);
+                assert!(host.address != other.address || host.network.is_none());
             }
         }
     }
