@@ -14,11 +14,8 @@ use crate::server::{Answer, Ask, Reply, failure, json, not_an_id, not_found};
 const BLACK_WITHIN: Duration = Duration::from_secs(10);
 const COLOURED_WITHIN: Duration = Duration::from_millis(2500);
 const TEXTS: [(&str, &str); 2] = [
-    ("Reviewer1", "An extremely entertaining play by Shakespeare. The slapstick humour is refreshing!"),
-    (
-        "Reviewer2",
-        "Absolutely fun and entertaining. The play lacks thematic depth when compared to other plays by Shakespeare.",
-    ),
+    ("Reviewer1", "Read it in one evening and laughed aloud on every second page."),
+    ("Reviewer2", "Great fun, though I lost track of which twin was which and did not mind."),
 ];
 
 /// Flags of reviews.

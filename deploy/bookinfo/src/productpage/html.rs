@@ -9,9 +9,8 @@ use super::Part;
 use crate::origin::Origin;
 
 pub(super) const TITLE: &str = "The Comedy of Errors";
-pub(super) const SUMMARY: &str = "The Comedy of Errors is one of William Shakespeare's early plays. It is his \
-    shortest and one of his most farcical comedies, with a major part of the humour coming from slapstick and \
-    mistaken identity, in addition to puns and word play.";
+pub(super) const SUMMARY: &str = "Two pairs of twins, parted in a shipwreck, come to the same town on the same day. \
+    Everybody is taken for somebody else until the evening. Shakespeare wrote it early, and nothing of his is shorter.";
 pub(super) const STYLE: &str = include_str!("bookinfo.css");
 
 const MAX_STARS: i64 = 5;
