@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::kind::Kind;
 
-/// Istio's published schemas; `crds/README.md` says where they come from.
+/// The shape of Istio's kinds; `crds/README.md` says what is in the files.
 const ISTIO: [&str; 14] = [
     include_str!("../crds/authorizationpolicies.json"),
     include_str!("../crds/destinationrules.json"),
