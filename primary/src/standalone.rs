@@ -1,6 +1,7 @@
 //! The API that a cluster without Kubernetes is configured by: our own server over a store, in this process and over HTTPS.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -8,9 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use isthmus_apiserver::{ApiServer, Config as ApiConfig};
 use isthmus_ca::ApiPki;
+use isthmus_ca::api_pki::{CA_CERT, CA_KEY};
 use isthmus_kube::Cluster;
 use isthmus_lifecycle::{Clock, OnFailure, TaskGroup};
-use isthmus_store::{EmbeddedStore, EtcdStore, Store};
+use isthmus_store::{EmbeddedStore, EtcdStore, Expect, Store, Write};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -23,6 +25,9 @@ use crate::files;
 /// Names that the API's certificate carries beside its addresses: what clients inside a cluster use.
 const API_NAMES: [&str; 4] =
     ["localhost", "kubernetes", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+
+/// Where replicas keep the API's private CA; outside what the API shows.
+const API_CA: &str = "/isthmus-internal/api-ca";
 
 /// The server, bound and not yet serving.
 #[derive(Debug)]
@@ -44,8 +49,7 @@ impl Standalone {
         tasks: &TaskGroup,
     ) -> anyhow::Result<Self> {
         let store = store(config).await?;
-        let pki = ApiPki::open(&config.data_dir.join("api-pki"), clock.now())
-            .context("the API server's private CA")?;
+        let pki = pki(config, store.as_ref(), clock.as_ref()).await.context("the API server's private CA")?;
         let tls = tls(config, &pki, clock.as_ref())?;
         let mut api = ApiConfig::new(store, tasks.clone());
         api.clock = Arc::clone(&clock);
@@ -92,6 +96,44 @@ async fn store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
         .await
         .with_context(|| format!("--etcd-endpoints {}", config.etcd_endpoints.join(",")))?;
     Ok(Arc::new(store))
+}
+
+/// The API's private CA. Replicas over one etcd share it, so that one kubeconfig is good at each of them: the first keeps it in the
+/// store, the others take it from there.
+async fn pki(config: &Config, store: &dyn Store, clock: &dyn Clock) -> anyhow::Result<ApiPki> {
+    let directory = config.data_dir.join("api-pki");
+    if config.etcd_endpoints.is_empty() {
+        return Ok(ApiPki::open(&directory, clock.now())?);
+    }
+    files::folder(&directory)?;
+    if let Some(kept) = store.get(API_CA).await? {
+        take(&directory, &kept.value)?;
+        return Ok(ApiPki::open(&directory, clock.now())?);
+    }
+    let made = ApiPki::open(&directory, clock.now())?;
+    let read = |name: &str| -> anyhow::Result<String> {
+        let path = directory.join(name);
+        let bytes = files::read(&path)?.with_context(|| format!("{}: gone", path.display()))?;
+        String::from_utf8(bytes).with_context(|| path.display().to_string())
+    };
+    let value = serde_json::to_vec(&json!({"certificate": read(CA_CERT)?, "key": read(CA_KEY)?}))?;
+    match store.put(API_CA, value.into(), Expect::Absent, None).await? {
+        Write::Done { .. } | Write::Conflict(None) => Ok(made),
+        Write::Conflict(Some(kept)) => {
+            take(&directory, &kept.value)?;
+            Ok(ApiPki::open(&directory, clock.now())?)
+        }
+    }
+}
+
+/// Writes the shared CA into the directory, the key first: without the certificate nothing was ever signed.
+fn take(directory: &Path, shared: &[u8]) -> anyhow::Result<()> {
+    let shared: serde_json::Value = serde_json::from_slice(shared).context("the CA in the store")?;
+    for (name, member) in [(CA_KEY, "key"), (CA_CERT, "certificate")] {
+        let text = shared[member].as_str().with_context(|| format!("the CA in the store has no {member}"))?;
+        files::write(&directory.join(name), text.as_bytes())?;
+    }
+    Ok(())
 }
 
 fn tls(

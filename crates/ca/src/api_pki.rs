@@ -18,8 +18,10 @@ use crate::files::{self, WriteError};
 use crate::names::{Names, dated, from_unix, leaf};
 use crate::request::KeyAndChain;
 
-const CA_CERT: &str = "api-ca-cert.pem";
-const CA_KEY: &str = "api-ca-key.pem";
+/// The CA certificate's file in the directory.
+pub const CA_CERT: &str = "api-ca-cert.pem";
+/// The CA key's file in the directory.
+pub const CA_KEY: &str = "api-ca-key.pem";
 const SERVER_CERT: &str = "api-server-cert.pem";
 const SERVER_KEY: &str = "api-server-key.pem";
 const CA_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 3600);

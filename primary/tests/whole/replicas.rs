@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use isthmus_ca::KeyAndCsr;
+use isthmus_kube::Cluster;
 use isthmus_kube::watch::{Watch, watch};
 use isthmus_lifecycle::{Drain, TaskGroup};
 use isthmus_proto::type_url::CLUSTER;
@@ -29,7 +30,8 @@ impl Etcd {
         let (address, peer) = (free(), format!("http://{}", free()));
         let endpoint = format!("http://{address}");
         let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new("etcd");
+        let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/kube/bin/etcd");
+        let mut command = Command::new(if std::path::Path::new(built).exists() { built } else { "etcd" });
         command
             .arg("--data-dir")
             .arg(dir.path())
@@ -113,6 +115,16 @@ async fn two_control_planes_over_one_etcd_are_one_and_either_may_stop() {
             .name(CLUSTER, |cluster| cluster == format!("outbound|80||{name}.shop.svc.cluster.local"))
             .await;
     }
+
+    // So is the kubeconfig of one, once it names the other.
+    let text = std::fs::read_to_string(one.site.file("admin.kubeconfig")).unwrap();
+    let text =
+        text.replace(one.admin.server().trim_end_matches('/'), two.admin.server().trim_end_matches('/'));
+    let moved = one.site.file("moved.kubeconfig");
+    std::fs::write(&moved, text).unwrap();
+    let elsewhere = Cluster::from_kubeconfig(Some(&moved), None).await.unwrap();
+    assert_eq!(elsewhere.server(), two.admin.server());
+    assert!(elsewhere.get(Kind::Service, Some("shop"), "a").await.unwrap().is_some());
 
     // A token of one is good at the other, also when that one is gone.
     let token = host_token(&one.admin, "shop/web").await;
