@@ -7,7 +7,7 @@ programs=$1
 # command:package, of Debian 12. The MariaDB packages bring no service.
 missing=
 for pair in ip:iproute2 nft:nftables curl:curl openssl:openssl dig:bind9-dnsutils tcpdump:tcpdump \
-    mariadbd:mariadb-server-core mysql:mariadb-client-core unshare:util-linux; do
+    python3:python3 mariadbd:mariadb-server-core mysql:mariadb-client-core unshare:util-linux; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
 

@@ -21,6 +21,7 @@ mod mesh;
 mod mysql;
 mod names;
 mod networks;
+mod own;
 mod plain;
 mod tls_records;
 mod trust;
@@ -39,6 +40,7 @@ pub const PARTS: [&str; 6] = ["federation", "gateway", "dns", "capture", "trust"
 pub fn run(fabric: &Fabric, line: Line) -> anyhow::Result<ExitCode> {
     match fabric.opening().story.as_str() {
         "plain" | "plain-hang" => plain::run(fabric, &line),
+        "own" => own::run(fabric),
         _ => demo(fabric, line),
     }
 }

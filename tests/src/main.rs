@@ -47,6 +47,8 @@ enum Command {
         #[arg(long)]
         hang: bool,
     },
+    /// README's chapter about a mesh without the demo, word for word
+    Own,
     /// A shell, or a command, on a host of the demo that stays up
     Sh {
         /// Host name
@@ -112,6 +114,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plain { hang } => {
             let story = if hang { "plain-hang" } else { "plain" };
             launch::launch(&launch::Options { story: story.into(), ..launch::Options::default() })
+        }
+        Command::Own => {
+            launch::launch(&launch::Options { story: "own".into(), ..launch::Options::default() })
         }
         Command::Sh { host, command } => keep::shell(&cli.state, &host, &command),
         Command::AddHost { name, network } => {

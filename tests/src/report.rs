@@ -123,8 +123,8 @@ impl Report {
 }
 
 fn print_commands(commands: &[String]) {
-    for command in commands {
-        anstream::println!("      {}", command.dimmed());
+    for line in commands.iter().flat_map(|command| command.lines()) {
+        anstream::println!("      {}", line.dimmed());
     }
 }
 

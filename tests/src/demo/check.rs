@@ -92,7 +92,18 @@ impl Teller<'_> {
 
     /// An action of the story, which must succeed; its output.
     pub(super) fn act(&self, what: &str, host: &Arc<Host>, command: &str) -> anyhow::Result<String> {
-        let output = host.run_within(Duration::from_secs(20), command, "")?;
+        self.act_within(Duration::from_secs(20), what, host, command)
+    }
+
+    /// The same, with a limit of its own.
+    pub(super) fn act_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        host: &Arc<Host>,
+        command: &str,
+    ) -> anyhow::Result<String> {
+        let output = host.run_within(limit, command, "")?;
         if !output.is_success() {
             let why = format!("the command failed, {}", output.ending());
             return Err(broken(what, why, host, command, output));
