@@ -15,13 +15,16 @@ const WITHIN: Duration = Duration::from_secs(90);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn demo(arguments: &[&str]) -> (bool, String) {
+    demo_by(Command::new(TESTBED).arg("demo").args(arguments))
+}
+
+fn demo_by(command: &mut Command) -> (bool, String) {
     for program in PROGRAMS {
         let path = PathBuf::from(TESTBED).with_file_name(program);
         assert!(path.exists(), "{} is missing; run `cargo build --workspace` first", path.display());
     }
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let output = Command::new(TESTBED).arg("demo").args(arguments).stdin(Stdio::null()).output();
-    let output = output.expect("the testbed starts");
+    let output = command.stdin(Stdio::null()).output().expect("the testbed starts");
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), text)
@@ -29,8 +32,18 @@ fn demo(arguments: &[&str]) -> (bool, String) {
 
 #[test]
 fn every_step_holds() {
+    holds(&mut Command::new(TESTBED));
+}
+
+#[test]
+fn every_step_holds_for_an_ordinary_user() {
+    // Whoever runs this test, with user number 1000 and no capability.
+    holds(Command::new("unshare").args(["--user", "--map-user=1000", "--map-group=1000", TESTBED]));
+}
+
+fn holds(testbed: &mut Command) {
     let began = Instant::now();
-    let (held, text) = demo(&[]);
+    let (held, text) = demo_by(testbed.arg("demo"));
     assert!(held, "{text}");
     assert!(began.elapsed() < WITHIN, "the story took {:?}\n{text}", began.elapsed());
     assert!(text.contains("Every step held."), "{text}");
