@@ -8,7 +8,8 @@ use anyhow::bail;
 use crate::host::{Host, Process};
 
 const DATA: &str = "/var/lib/mysql";
-const SOCKET: &str = "/run/mysqld.sock";
+/// Where clients look by themselves.
+const SOCKET: &str = "/run/mysqld/mysqld.sock";
 
 const TABLE: &str = "CREATE DATABASE test;
 USE test;
@@ -21,7 +22,7 @@ GRANT ALL PRIVILEGES ON *.* TO 'root'@'%' WITH GRANT OPTION;
 /// Installs the server's own tables and Bookinfo's.
 pub(super) fn install(host: &Arc<Host>) -> anyhow::Result<()> {
     let install = format!(
-        "mariadb-install-db --no-defaults --user=root --datadir={DATA} --auth-root-authentication-method=normal \
+        "mkdir -p /run/mysqld && mariadb-install-db --no-defaults --user=root --datadir={DATA} --auth-root-authentication-method=normal \
          --skip-test-db --skip-name-resolve > /var/log/isthmus/mariadb-install.log 2>&1"
     );
     let output = host.run_within(Duration::from_secs(60), &install, "")?;
@@ -62,12 +63,12 @@ pub(super) fn start_new(host: &Arc<Host>) -> anyhow::Result<Process> {
 
 /// How the server is started.
 pub(super) fn command() -> &'static str {
-    "mariadbd --no-defaults --user=root --datadir=/var/lib/mysql --socket=/run/mysqld.sock \
-     --pid-file=/run/mysqld.pid --bind-address=0.0.0.0 --port=3306 --skip-name-resolve \
+    "mariadbd --no-defaults --user=root --datadir=/var/lib/mysql --socket=/run/mysqld/mysqld.sock \
+     --pid-file=/run/mysqld/mysqld.pid --bind-address=0.0.0.0 --port=3306 --skip-name-resolve \
      --innodb-flush-log-at-trx-commit=2"
 }
 
-/// A command for the VM's own shell, through the server's socket.
+/// A command for the VM's own shell.
 pub(super) fn query(sql: &str) -> String {
-    format!("mysql -S {SOCKET} test -Ne \"{sql}\"")
+    format!("mysql test -Ne \"{sql}\"")
 }
