@@ -171,12 +171,14 @@ fn answer(control: &UnixListener, mut line: UnixStream, results: &Receiver<Answe
 
 fn say_what_to_try(kubeconfig: &Path) {
     let file = kubeconfig.display();
+    let this = std::env::current_exe().unwrap_or_default();
+    let programs = this.parent().unwrap_or(Path::new(".")).display();
     anstream::println!(
         "
 The mesh stays up. Try, in another terminal:
 
   the page          http://127.0.0.1:9080/productpage
-  the clusters      export KUBECONFIG={file}
+  the clusters      export KUBECONFIG={file} PATH={programs}:$PATH
                     kubectl --context west get serviceentries,workloadentries,pods -A
                     kubectl --context east get services -A
                     isthmus --context west status
