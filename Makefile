@@ -7,7 +7,7 @@ TESTBED := $(TARGET)/debug/isthmus-testbed
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help needs build demo demo-sh demo-host demo-stop test kube-assets fmt lint
+.PHONY: help needs build demo demo-sh demo-host demo-stop test bench-gateway bench-xds kube-assets fmt lint
 
 help:
 	@echo 'make demo                 tell and check the story: two clusters, three networks, a VM (KEEP=1: stay up;'
@@ -17,6 +17,8 @@ help:
 	@echo '                          add a host to it'
 	@echo 'make demo-stop            stop it'
 	@echo 'make test                 every test there is'
+	@echo 'make bench-gateway         our gateway and sidecars beside Envoy, HAProxy and nginx'
+	@echo 'make bench-xds             a control plane under a thousand proxies'
 	@echo 'make lint, make fmt       what CI wants of the source'
 	@echo 'make kube-assets          build a real Kubernetes API server for the tests (needs Go)'
 
@@ -45,6 +47,12 @@ demo-stop:
 test: needs build
 	@test -x tests/kube/bin/kube-apiserver || echo 'make test: no tests/kube/bin/kube-apiserver, so nothing is compared with a real one (make kube-assets)'
 	@$(CARGO) test --workspace --locked
+
+BENCHED := -p isthmus-bench -p isthmus-primary -p isthmus-eastwest-gw -p isthmus-sidecar
+
+bench-gateway bench-xds:
+	@$(CARGO) build --release --locked $(BENCHED)
+	@exec $(TARGET)/release/$@ $(ARGS)
 
 kube-assets:
 	@exec tests/kube/build.sh

@@ -1,0 +1,5 @@
+//! `make bench-gateway`: see the page beside this package.
+
+fn main() -> anyhow::Result<()> {
+    anyhow::bail!("not measured yet")
+}
