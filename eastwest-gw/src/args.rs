@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use isthmus_agent::args::duration;
 use isthmus_model::{NamespacedName, NetworkId};
+use isthmus_process::WorkerArgs;
 use isthmus_process::telemetry::LogArgs;
 
 /// Passes mesh TLS between networks by server name, without terminating it.
@@ -57,6 +58,9 @@ pub struct Args {
     /// Time for open connections to end when stopping
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub drain: Duration,
+    /// Threads.
+    #[command(flatten)]
+    pub workers: WorkerArgs,
     /// Logging.
     #[command(flatten)]
     pub log: LogArgs,

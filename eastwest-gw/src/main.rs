@@ -9,5 +9,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args = isthmus_eastwest_gw::Args::parse();
-    isthmus_process::run("isthmus-eastwest-gw", || isthmus_eastwest_gw::run(args))
+    let workers = args.workers;
+    isthmus_process::run_with("isthmus-eastwest-gw", workers, || isthmus_eastwest_gw::run(args))
 }

@@ -5,5 +5,5 @@ pub mod metrics;
 pub mod signals;
 pub mod telemetry;
 
-pub use exit::run;
+pub use exit::{WorkerArgs, run, run_with};
 pub use metrics::SharedRegistry;
