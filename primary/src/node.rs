@@ -46,7 +46,7 @@ pub enum InvalidNode {
 /// One client, as its node says. Not yet authenticated: compare with its certificate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// Sidecar or gateway.
+    /// Sidecar, gateway or gRPC client.
     pub kind: ProxyKind,
     /// Workload name.
     pub name: Arc<str>,
@@ -89,12 +89,14 @@ impl Node {
         let id = || wire.id.clone();
         let parts: Vec<&str> = wire.id.split('~').collect();
         let [kind, ip, workload, domain] = parts[..] else { return Err(InvalidNode::Id(id())) };
+        let metadata = Metadata(wire.metadata.as_ref());
+        let grpc = metadata.text("GENERATOR") == Some("grpc");
         let kind = match kind {
+            "sidecar" if grpc => ProxyKind::Grpc,
             "sidecar" => ProxyKind::Sidecar,
             "router" => ProxyKind::Router,
             other => return Err(InvalidNode::Kind { id: id(), kind: other.to_string() }),
         };
-        let metadata = Metadata(wire.metadata.as_ref());
         let mut ips = metadata.ips("INSTANCE_IPS");
         if ips.is_empty() {
             ips.push(ip.parse().map_err(|_| InvalidNode::Ip { id: id(), ip: ip.to_string() })?);

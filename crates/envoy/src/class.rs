@@ -36,7 +36,7 @@ impl Class {
     ) -> Self {
         let labels = match proxy.kind {
             ProxyKind::Router => labels.clone(),
-            ProxyKind::Sidecar => config.relevant(labels, &proxy.namespace),
+            ProxyKind::Sidecar | ProxyKind::Grpc => config.relevant(labels, &proxy.namespace),
         };
         let ipv4 = proxy.ips.iter().any(std::net::IpAddr::is_ipv4);
         let ipv6 = proxy.ips.iter().any(std::net::IpAddr::is_ipv6);

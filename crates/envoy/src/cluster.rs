@@ -1,7 +1,7 @@
 //! Clusters: one service port (or subset of it) as a client or a gateway dials it.
 
 pub(crate) mod fixed;
-mod outlier;
+pub(crate) mod outlier;
 pub(crate) mod tls;
 
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ use crate::wire::{ads, duration, number, sorted};
 pub(crate) enum Use {
     /// A workload, or a gateway that originates: mutual TLS where the endpoint speaks it.
     Client,
+    /// A gRPC client without a proxy: mutual TLS where a rule asks for it.
+    Grpc,
     /// A gateway that passes TLS on: endpoints of its own network, never TLS of its own.
     Passthrough,
 }
@@ -45,7 +47,9 @@ impl Target<'_> {
     /// `outbound|PORT|SUBSET|HOST`, or the server name for gateways that pass it on.
     pub(crate) fn name(&self) -> String {
         match self.usage {
-            Use::Client => cluster_name(self.port.number, self.subset, self.service.service.host.as_str()),
+            Use::Client | Use::Grpc => {
+                cluster_name(self.port.number, self.subset, self.service.service.host.as_str())
+            }
             Use::Passthrough => self.server_name(),
         }
     }
@@ -157,7 +161,7 @@ fn secure(cluster: &mut pb::Cluster, target: Target<'_>, policy: &Effective<'_>,
     cluster.transport_socket_matches = tls::automatic(target);
 }
 
-fn connect_timeout(pool: Option<&ConnectionPool>) -> Duration {
+pub(crate) fn connect_timeout(pool: Option<&ConnectionPool>) -> Duration {
     pool.and_then(|pool| pool.tcp.as_ref()?.connect_timeout)
         .map(|timeout| timeout.0)
         .filter(|timeout| !timeout.is_zero())
@@ -165,7 +169,7 @@ fn connect_timeout(pool: Option<&ConnectionPool>) -> Duration {
 }
 
 /// No limits but the user's: Envoy's own 1024 connections are a surprise.
-fn breakers(pool: Option<&ConnectionPool>) -> pb::CircuitBreakers {
+pub(crate) fn breakers(pool: Option<&ConnectionPool>) -> pb::CircuitBreakers {
     let tcp = pool.and_then(|pool| pool.tcp.as_ref());
     let http = pool.and_then(|pool| pool.http.as_ref());
     let given = |value: Option<i32>| {

@@ -16,6 +16,7 @@ use crate::cluster::{self, Target, Use, is_nameable, is_tcp};
 use crate::config::Config;
 use crate::destination::Rule;
 use crate::endpoint;
+use crate::grpc;
 use crate::listener::Route;
 use crate::listener::outbound::{addresses, listener};
 use crate::routes::Routes;
@@ -81,7 +82,13 @@ impl Encoded {
         let subset = || target.subset.to_string();
         let key = (address(&inputs.service), rule, within, target.port.number, subset(), target.usage);
         let cluster = self.clusters.get(key, || {
-            (cluster::outbound(target, inputs.rule.as_deref(), &inputs.endpoints), pins(inputs))
+            let cluster = match target.usage {
+                Use::Grpc => grpc::cluster(target, inputs.rule.as_deref(), &inputs.endpoints),
+                Use::Client | Use::Passthrough => {
+                    cluster::outbound(target, inputs.rule.as_deref(), &inputs.endpoints)
+                }
+            };
+            (cluster, pins(inputs))
         });
         if !by_eds {
             return (cluster, None);

@@ -146,10 +146,10 @@ fn is_mutual(
     endpoint: &Endpoint,
     port: u16,
 ) -> bool {
-    if let Some(tls) = policy.tls
-        && target.usage == Use::Client
-    {
-        return tls.mode == ClientTlsMode::IstioMutual;
+    match (policy.tls, target.usage) {
+        (Some(tls), Use::Client | Use::Grpc) => return tls.mode == ClientTlsMode::IstioMutual,
+        (None, Use::Grpc) => return false,
+        (_, Use::Client | Use::Passthrough) => {}
     }
     if target.service.service.location == Location::MeshExternal || endpoint.tls != TlsMode::Istio {
         return false;
@@ -174,14 +174,19 @@ fn wire(priority: u32, place: &Locality, group: Group) -> sorted::LocalityLbEndp
         host::gateway(&address, port, through.weight.max(1), &through.cluster)
     }));
     sorted::LocalityLbEndpoints {
-        locality: (!place.is_empty()).then(|| core::Locality {
-            region: place.region.to_string(),
-            zone: place.zone.to_string(),
-            sub_zone: place.subzone.to_string(),
-        }),
+        locality: Some(locality(place)),
         lb_endpoints: hosts,
         load_balancing_weight: Some(number(group.weight.max(1))),
         priority,
+    }
+}
+
+/// Said even where nothing is known: gRPC clients refuse endpoints without it.
+fn locality(place: &Locality) -> core::Locality {
+    core::Locality {
+        region: place.region.to_string(),
+        zone: place.zone.to_string(),
+        sub_zone: place.subzone.to_string(),
     }
 }
 
@@ -200,11 +205,7 @@ pub(crate) fn inline(target: Target<'_>, name: &str, endpoints: &[Endpoint]) -> 
         });
     }
     let places = groups.into_iter().map(|(place, lb_endpoints)| pb::LocalityLbEndpoints {
-        locality: (!place.is_empty()).then(|| core::Locality {
-            region: place.region.to_string(),
-            zone: place.zone.to_string(),
-            sub_zone: place.subzone.to_string(),
-        }),
+        locality: Some(locality(place)),
         lb_endpoints,
         ..Default::default()
     });

@@ -12,6 +12,7 @@ mod destination;
 mod encoded;
 mod endpoint;
 mod gateway;
+mod grpc;
 mod inbound;
 mod listener;
 mod lists;

@@ -37,7 +37,7 @@ impl Scope {
         };
         let sidecar = chosen.cloned().or_else(|| whole(own)).or_else(|| whole(root));
         Self {
-            sidecar: sidecar.filter(|_| class.kind == ProxyKind::Sidecar),
+            sidecar: sidecar.filter(|_| class.kind != ProxyKind::Router),
             namespace: class.namespace.clone(),
         }
     }

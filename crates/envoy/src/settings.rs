@@ -52,12 +52,26 @@ pub enum ProxyKind {
     Sidecar,
     /// A gateway.
     Router,
+    /// A gRPC client without a proxy (Istio's `GENERATOR: grpc`).
+    Grpc,
+}
+
+impl ProxyKind {
+    /// In Istio's words: `sidecar`, `router`, `grpc`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sidecar => "sidecar",
+            Self::Router => "router",
+            Self::Grpc => "grpc",
+        }
+    }
 }
 
 /// One proxy, as its stream's node and certificate say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
-    /// Sidecar or gateway.
+    /// Sidecar, gateway or gRPC client.
     pub kind: ProxyKind,
     /// Namespace of the workload.
     pub namespace: Namespace,

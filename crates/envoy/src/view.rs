@@ -14,6 +14,7 @@ use crate::cluster::fixed;
 use crate::config::Config;
 use crate::encoded::Encoded;
 use crate::gateway::Router;
+use crate::grpc::Grpc;
 use crate::inbound;
 use crate::listener::inbound::{Inbound, virtual_inbound};
 use crate::lists::kept_set;
@@ -40,6 +41,7 @@ struct State {
     encoded: Encoded,
     outbound: HashMap<Class, Kept<Outbound>>,
     routers: HashMap<Class, Kept<Router>>,
+    grpc: HashMap<Class, Kept<Grpc>>,
     inbound: Vec<Kept<InboundResources>>,
     proxies: HashMap<(ClusterId, Namespace, Arc<str>), Last>,
     views: Vec<(Parts, Arc<View>)>,
@@ -76,6 +78,7 @@ struct Last {
 enum Parts {
     Sidecar(Arc<Outbound>, Arc<InboundResources>),
     Router(Arc<Router>),
+    Grpc(Arc<Grpc>),
 }
 
 impl Parts {
@@ -93,6 +96,7 @@ impl Parts {
                     && Arc::ptr_eq(&a.listeners, &b.listeners)
                     && Arc::ptr_eq(&a.endpoints, &b.endpoints)
             }
+            (Self::Grpc(a), Self::Grpc(b)) => a.same(b),
             _ => false,
         }
     }
@@ -135,6 +139,7 @@ impl Translator {
                 (Parts::Sidecar(outbound, Arc::clone(&inbound)), Some(inbound))
             }
             ProxyKind::Router => (Parts::Router(state.router(&class, snapshot, &self.settings)), None),
+            ProxyKind::Grpc => (Parts::Grpc(state.grpc(&class, snapshot, &self.settings)), None),
         };
         let view = match &last {
             Some(last) if last.parts.same(&parts) => Arc::clone(&last.view),
@@ -190,6 +195,7 @@ impl State {
         let recent = |number: u64| number + FORGOTTEN >= snapshot.number;
         self.outbound.retain(|_, kept| recent(kept.snapshot.number));
         self.routers.retain(|_, kept| recent(kept.snapshot.number));
+        self.grpc.retain(|_, kept| recent(kept.snapshot.number));
         self.inbound.retain(|kept| recent(kept.snapshot.number));
         self.proxies.retain(|_, last| recent(last.snapshot.number));
         self.views.clear();
@@ -215,17 +221,15 @@ impl State {
     }
 
     fn router(&mut self, class: &Class, snapshot: &Arc<Snapshot>, settings: &MeshSettings) -> Arc<Router> {
-        let old = self.routers.get(class);
-        if let Some(kept) = old.filter(|kept| Arc::ptr_eq(&kept.snapshot, snapshot)) {
-            return Arc::clone(&kept.value);
-        }
-        let old = old.map(|kept| Arc::clone(&kept.value));
         let source = Source { snapshot, settings, config: &self.config };
-        let new = Router::build(&source, class, &mut self.encoded, old.as_deref());
-        let value = Arc::new(new);
-        let kept = Kept { snapshot: Arc::clone(snapshot), value: Arc::clone(&value) };
-        self.routers.insert(class.clone(), kept);
-        value
+        of_class(&mut self.routers, class, snapshot, |old| {
+            Router::build(&source, class, &mut self.encoded, old)
+        })
+    }
+
+    fn grpc(&mut self, class: &Class, snapshot: &Arc<Snapshot>, settings: &MeshSettings) -> Arc<Grpc> {
+        let source = Source { snapshot, settings, config: &self.config };
+        of_class(&mut self.grpc, class, snapshot, |old| Grpc::build(&source, class, &mut self.encoded, old))
     }
 
     fn inbound(
@@ -282,11 +286,34 @@ impl State {
                 (type_url::ENDPOINTS, Arc::clone(&router.endpoints)),
                 (type_url::LISTENER, Arc::clone(&router.listeners)),
             ],
+            Parts::Grpc(grpc) => vec![
+                (type_url::CLUSTER, Arc::clone(&grpc.clusters)),
+                (type_url::ENDPOINTS, Arc::clone(&grpc.endpoints)),
+                (type_url::LISTENER, Arc::clone(&grpc.listeners)),
+                (type_url::ROUTE, Arc::clone(&grpc.routes)),
+            ],
         };
         let view = Arc::new(View { version: number, sets });
         self.views.push((parts.clone(), Arc::clone(&view)));
         view
     }
+}
+
+/// What a class has at a snapshot, built anew from what it had when the snapshot is another.
+fn of_class<T>(
+    known: &mut HashMap<Class, Kept<T>>,
+    class: &Class,
+    snapshot: &Arc<Snapshot>,
+    build: impl FnOnce(Option<&T>) -> T,
+) -> Arc<T> {
+    let old = known.get(class);
+    if let Some(kept) = old.filter(|kept| Arc::ptr_eq(&kept.snapshot, snapshot)) {
+        return Arc::clone(&kept.value);
+    }
+    let value = Arc::new(build(old.map(|kept| &*kept.value)));
+    let kept = Kept { snapshot: Arc::clone(snapshot), value: Arc::clone(&value) };
+    known.insert(class.clone(), kept);
+    value
 }
 
 /// The set that the old view had, when it is equal.

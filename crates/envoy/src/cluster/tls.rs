@@ -37,10 +37,7 @@ pub(crate) fn automatic(target: Target<'_>) -> Vec<TransportSocketMatch> {
 
 /// Mesh TLS: our leaf, the mesh's roots, the service's identities, its server name.
 pub(crate) fn mutual(target: Target<'_>, rule: Option<&ClientTls>) -> core::TransportSocket {
-    let names: Vec<String> = match rule {
-        Some(rule) if !rule.subject_alt_names.is_empty() => rule.subject_alt_names.clone(),
-        _ => target.service.identities.iter().map(ToString::to_string).collect(),
-    };
+    let names = mesh_names(target, rule);
     let sni = match rule {
         Some(rule) if !rule.sni.is_empty() => rule.sni.clone(),
         _ => target.server_name(),
@@ -54,6 +51,42 @@ pub(crate) fn mutual(target: Target<'_>, rule: Option<&ClientTls>) -> core::Tran
     };
     let context = pb::UpstreamTlsContext { common_tls_context: Some(common), sni, ..Default::default() };
     transport_socket("envoy.transport_sockets.tls", context)
+}
+
+/// Mesh TLS of a gRPC client: its certificates come from the provider `default` of its bootstrap (gRFC A29). None where no rule
+/// asks for it.
+#[expect(deprecated, reason = "gRPC libraries read names from the untyped field")]
+pub(crate) fn provided(target: Target<'_>, rule: Option<&ClientTls>) -> Option<core::TransportSocket> {
+    let rule = rule.filter(|rule| rule.mode == ClientTlsMode::IstioMutual)?;
+    let provider = |name: &str| pb::CertificateProviderPluginInstance {
+        instance_name: "default".to_string(),
+        certificate_name: name.to_string(),
+    };
+    let exact = |name: &String| StringMatcher {
+        match_pattern: Some(MatchPattern::Exact(name.clone())),
+        ..Default::default()
+    };
+    let context = pb::CertificateValidationContext {
+        ca_certificate_provider_instance: Some(provider("ROOTCA")),
+        match_subject_alt_names: mesh_names(target, Some(rule)).iter().map(exact).collect(),
+        ..Default::default()
+    };
+    let common = pb::CommonTlsContext {
+        tls_certificate_provider_instance: Some(provider("default")),
+        validation_context_type: Some(ValidationContextType::ValidationContext(context)),
+        ..Default::default()
+    };
+    let sni = if rule.sni.is_empty() { target.server_name() } else { rule.sni.clone() };
+    let context = pb::UpstreamTlsContext { common_tls_context: Some(common), sni, ..Default::default() };
+    Some(transport_socket("envoy.transport_sockets.tls", context))
+}
+
+/// The names that a server of the mesh must show one of.
+fn mesh_names(target: Target<'_>, rule: Option<&ClientTls>) -> Vec<String> {
+    match rule {
+        Some(rule) if !rule.subject_alt_names.is_empty() => rule.subject_alt_names.clone(),
+        _ => target.service.identities.iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// TLS to something that is not of the mesh, as a DestinationRule asks for it.

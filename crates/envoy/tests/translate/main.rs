@@ -6,6 +6,7 @@ mod balance;
 mod bookinfo;
 mod cost;
 mod gateways;
+mod grpc;
 mod inbound;
 mod kept;
 mod real;
