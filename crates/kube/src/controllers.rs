@@ -3,13 +3,15 @@
 //!
 //! All of it is idempotent and made from the same objects alike, so that two replicas over one store agree without a leader.
 
-pub mod addresses;
+mod addresses;
 mod slices;
 
 use std::time::Duration;
 
 use isthmus_lifecycle::{Backoff, TaskGroup};
 use isthmus_model::ClusterId;
+use isthmus_resources::derived::addresses::Addresses;
+use isthmus_resources::derived::slices::Slices;
 use isthmus_resources::{Event, Kind};
 use tokio::sync::mpsc;
 
@@ -36,8 +38,8 @@ pub fn run(cluster: &Cluster, id: ClusterId, which: Which, tasks: &TaskGroup) {
     let controllers = Controllers {
         cluster: cluster.clone(),
         awaited: kinds,
-        slices: slices::Slices::default(),
-        addresses: addresses::Addresses::default(),
+        slices: Slices::default(),
+        addresses: Addresses::default(),
     };
     let stop = tasks.signal();
     tasks.spawn_infallible("controllers", async move {
@@ -53,8 +55,8 @@ struct Controllers {
     cluster: Cluster,
     /// Kinds that were not listed yet. Until all are, what is missing is unknown, and nothing is written.
     awaited: Vec<Kind>,
-    slices: slices::Slices,
-    addresses: addresses::Addresses,
+    slices: Slices,
+    addresses: Addresses,
 }
 
 impl Controllers {
@@ -80,8 +82,8 @@ impl Controllers {
             if !self.awaited.is_empty() {
                 continue;
             }
-            let mut done = self.slices.write(&self.cluster).await;
-            done &= self.addresses.write(&self.cluster).await;
+            let mut done = slices::write(&mut self.slices, &self.cluster).await;
+            done &= addresses::write(&mut self.addresses, &self.cluster).await;
             retry = !done;
             if done {
                 backoff.reset();

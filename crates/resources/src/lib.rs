@@ -5,6 +5,7 @@
 
 pub mod convert;
 pub mod crds;
+pub mod derived;
 pub mod istio;
 pub mod kind;
 pub mod kubernetes;

@@ -1,201 +1,45 @@
-//! EndpointSlices from Services' selectors over Pods.
+//! EndpointSlices from Services' selectors over Pods: what is planned is written.
 
-mod desired;
+use std::collections::BTreeSet;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use isthmus_model::{Labels, Namespace, Selector};
-use isthmus_resources::convert::SERVICE_NAME_LABEL;
-use isthmus_resources::{Change, Kind, Object, Resource, kubernetes};
-use serde_json::Value;
+use isthmus_resources::derived::slices::{Action, Slices};
+use isthmus_resources::{Kind, Object};
 
 use crate::api::{ApiError, Preconditions};
 use crate::client::Cluster;
 
-/// Label that says whose slices they are; others' are left alone.
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-const OURS: &str = "endpointslice-controller.isthmus.io";
-
-type Key = (String, String);
-type Pods = BTreeMap<String, Arc<Resource<kubernetes::Pod>>>;
-
-/// What is there, and which Services have to be looked at.
-#[derive(Default)]
-pub(super) struct Slices {
-    services: BTreeMap<Key, Arc<Resource<kubernetes::Service>>>,
-    pods: BTreeMap<String, Pods>,
-    slices: BTreeMap<Key, Arc<Resource<kubernetes::EndpointSlice>>>,
-    dirty: BTreeSet<Key>,
-}
-
-/// One write.
-#[derive(Debug, PartialEq)]
-enum Action {
-    Put(Value),
-    Delete(Key),
-}
-
-fn key(namespace: Option<&Namespace>, name: &str) -> Key {
-    (namespace.map(ToString::to_string).unwrap_or_default(), name.to_string())
-}
-
-impl Slices {
-    pub(super) fn apply(&mut self, change: Change) {
-        match change {
-            Change::Applied(object) => self.applied(object),
-            Change::Removed(kind, namespace, name) => self.removed(kind, &key(namespace.as_ref(), &name)),
-            Change::Listed(kind, list) => {
-                let gone: Vec<Key> = match kind {
-                    Kind::Service => self.services.keys().cloned().collect(),
-                    Kind::EndpointSlice => self.slices.keys().cloned().collect(),
-                    Kind::Pod => {
-                        let of = |(namespace, pods): (&String, &Pods)| {
-                            pods.keys().map(|name| (namespace.clone(), name.clone())).collect::<Vec<_>>()
-                        };
-                        self.pods.iter().flat_map(of).collect()
-                    }
-                    _ => return,
-                };
-                gone.iter().for_each(|key| self.removed(kind, key));
-                list.into_iter().for_each(|object| self.applied(object));
-            }
-        }
-    }
-
-    fn applied(&mut self, object: Object) {
-        match object {
-            Object::Service(service) => {
-                let key = key(service.meta.namespace.as_ref(), &service.meta.name);
-                self.dirty.insert(key.clone());
-                self.services.insert(key, service);
-            }
-            Object::Pod(pod) => {
-                let (namespace, name) = key(pod.meta.namespace.as_ref(), &pod.meta.name);
-                self.touch(&namespace, &pod.meta.labels);
-                let known = self.pods.entry(namespace.clone()).or_default().insert(name, Arc::clone(&pod));
-                if let Some(known) = known {
-                    self.touch(&namespace, &known.meta.labels);
-                }
-            }
-            Object::EndpointSlice(slice) if slice.meta.labels.get(MANAGED_BY) == Some(OURS) => {
-                let place = key(slice.meta.namespace.as_ref(), &slice.meta.name);
-                self.touch_owner(&place.0, &slice.meta.labels);
-                self.slices.insert(place, slice);
-            }
-            _ => {}
-        }
-    }
-
-    fn removed(&mut self, kind: Kind, key: &Key) {
-        match kind {
-            Kind::Service => {
-                self.services.remove(key);
-                self.dirty.insert(key.clone());
-            }
-            Kind::Pod => {
-                let known = self.pods.get_mut(&key.0).and_then(|pods| pods.remove(&key.1));
-                if let Some(known) = known {
-                    self.touch(&key.0, &known.meta.labels);
-                }
-            }
-            Kind::EndpointSlice => {
-                if let Some(known) = self.slices.remove(key) {
-                    self.touch_owner(&key.0, &known.meta.labels);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Marks the Services that select these labels.
-    fn touch(&mut self, namespace: &str, labels: &Labels) {
-        let range = self.services.range((namespace.to_string(), String::new())..);
-        let of_namespace = range.take_while(|(key, _)| key.0 == namespace);
-        let selecting = of_namespace.filter(|(_, service)| selects(service, labels));
-        self.dirty.extend(selecting.map(|(key, _)| key.clone()));
-    }
-
-    fn touch_owner(&mut self, namespace: &str, labels: &Labels) {
-        if let Some(service) = labels.get(SERVICE_NAME_LABEL) {
-            self.dirty.insert((namespace.to_string(), service.to_string()));
-        }
-    }
-
-    /// What has to be written for one Service.
-    fn plan(&self, service_key: &Key) -> Vec<Action> {
-        let none = Pods::new();
-        let pods = self.pods.get(&service_key.0).unwrap_or(&none);
-        let wanted = match self.services.get(service_key) {
-            Some(service) if !service.spec.selector.is_empty() => {
-                let chosen = pods.values().filter(|pod| selects(service, &pod.meta.labels));
-                desired::slices(service, chosen)
-            }
-            _ => Vec::new(),
-        };
-        let mut actions = Vec::new();
-        let mut kept = BTreeSet::new();
-        for slice in wanted {
-            let place = (service_key.0.clone(), slice.name.clone());
-            let same = self
-                .slices
-                .get(&place)
-                .is_some_and(|known| known.spec == slice.content && !known.meta.deleting);
-            if !same {
-                actions.push(Action::Put(slice.object));
-            }
-            kept.insert(place);
-        }
-        let of_service = self.slices.iter().filter(|(key, slice)| {
-            key.0 == service_key.0 && slice.meta.labels.get(SERVICE_NAME_LABEL) == Some(&*service_key.1)
-        });
-        let superfluous = of_service.filter(|(key, _)| !kept.contains(*key));
-        actions.extend(superfluous.map(|(key, _)| Action::Delete(key.clone())));
-        actions
-    }
-
-    /// Writes what differs; false when something remains to be done.
-    pub(super) async fn write(&mut self, cluster: &Cluster) -> bool {
-        let mut remaining = BTreeSet::new();
-        for service in std::mem::take(&mut self.dirty) {
-            for action in self.plan(&service) {
-                match self.act(cluster, action).await {
-                    // The namespace or the Service is on its way out.
-                    Ok(()) | Err(ApiError::NotFound { .. }) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "endpoint slice not written");
-                        remaining.insert(service.clone());
-                    }
+/// Writes what differs; false when something remains to be done.
+pub(super) async fn write(slices: &mut Slices, cluster: &Cluster) -> bool {
+    let mut remaining = BTreeSet::new();
+    for service in slices.take_dirty() {
+        for action in slices.plan(&service) {
+            match act(slices, cluster, action).await {
+                // The namespace or the Service is on its way out.
+                Ok(()) | Err(ApiError::NotFound { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "endpoint slice not written");
+                    remaining.insert(service.clone());
                 }
             }
         }
-        self.dirty.extend(remaining);
-        self.dirty.is_empty()
     }
+    slices.mark(remaining);
+    slices.is_settled()
+}
 
-    async fn act(&mut self, cluster: &Cluster, action: Action) -> Result<(), ApiError> {
-        match action {
-            Action::Put(object) => {
-                let written = cluster.put(Kind::EndpointSlice, object).await?;
-                if let Ok(Object::EndpointSlice(slice)) = isthmus_resources::parse(written) {
-                    let place = key(slice.meta.namespace.as_ref(), &slice.meta.name);
-                    self.slices.insert(place, slice);
-                }
-            }
-            Action::Delete(place) => {
-                let preconditions = Preconditions::default();
-                cluster.delete(Kind::EndpointSlice, Some(&place.0), &place.1, preconditions).await?;
-                self.slices.remove(&place);
+async fn act(slices: &mut Slices, cluster: &Cluster, action: Action) -> Result<(), ApiError> {
+    match action {
+        Action::Put(object) => {
+            let written = cluster.put(Kind::EndpointSlice, object).await?;
+            if let Ok(Object::EndpointSlice(slice)) = isthmus_resources::parse(written) {
+                slices.written(slice);
             }
         }
-        Ok(())
+        Action::Delete(place) => {
+            let preconditions = Preconditions::default();
+            cluster.delete(Kind::EndpointSlice, Some(&place.0), &place.1, preconditions).await?;
+            slices.deleted(&place);
+        }
     }
+    Ok(())
 }
-
-fn selects(service: &Resource<kubernetes::Service>, labels: &Labels) -> bool {
-    let selector = Selector(service.spec.selector.clone());
-    !selector.is_empty() && selector.matches(labels)
-}
-
-#[cfg(test)]
-mod tests;

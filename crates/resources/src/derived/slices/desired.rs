@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::{Protocol, TargetPort};
-use isthmus_resources::convert::SERVICE_NAME_LABEL;
-use isthmus_resources::{Object, Resource, kubernetes};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{MANAGED_BY, OURS};
+use crate::convert::SERVICE_NAME_LABEL;
+use crate::{Object, Resource, kubernetes};
 
 /// Most endpoints in one slice, as Kubernetes has it.
 const MAX_ENDPOINTS: usize = 100;
@@ -154,7 +154,7 @@ fn slice(
         "ports": ports,
         "endpoints": endpoints,
     });
-    match isthmus_resources::parse(object.clone()) {
+    match crate::parse(object.clone()) {
         Ok(Object::EndpointSlice(read)) => Some(Slice { name, object, content: read.spec.clone() }),
         outcome => {
             tracing::error!(service = %service.meta, ?outcome, "endpoint slice cannot be read back; this is a bug");

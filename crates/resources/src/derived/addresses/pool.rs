@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 /// Which addresses were ever used, and where the search goes on.
+#[derive(Debug)]
 pub(super) struct Pools {
     v4: Ipv4Net,
     v6: Ipv6Net,

@@ -1,9 +1,11 @@
 //! Allocation without an API server: entries in, plans out.
 
+use serde_json::{Value, json};
+
 use super::*;
 
 fn entry(name: &str, created: &str, spec: Value, addresses: Value) -> Object {
-    isthmus_resources::parse(json!({
+    crate::parse(json!({
         "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
         "metadata": {"name": name, "namespace": "web", "creationTimestamp": created},
         "spec": spec,
@@ -113,18 +115,4 @@ fn an_address_that_a_user_asks_for_is_given_up() {
         plan(&mut addresses, "a").unwrap(),
         [pair("x.example", "240.240.0.1"), pair("x.example", "2001:2::7")]
     );
-}
-
-#[test]
-fn patches_hold_only_while_nobody_else_wrote() {
-    let new = json!([{"value": "240.240.0.1", "host": "x"}]);
-    let bare = json!({"metadata": {"resourceVersion": "5"}});
-    assert_eq!(
-        patch(&bare, &new)[0],
-        json!({"op": "test", "path": "/metadata/resourceVersion", "value": "5"})
-    );
-    assert_eq!(patch(&bare, &new)[1]["path"], "/status");
-    let old = json!([{"value": "240.240.0.9", "host": "x"}]);
-    let full = json!({"metadata": {"resourceVersion": "5"}, "status": {"addresses": old}});
-    assert_eq!(patch(&full, &new)[0], json!({"op": "test", "path": "/status/addresses", "value": old}));
 }

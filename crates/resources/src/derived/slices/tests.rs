@@ -1,9 +1,9 @@
 //! The controller without an API server: changes in, writes out.
 
-use isthmus_resources::parse;
 use serde_json::json;
 
 use super::*;
+use crate::parse;
 
 fn object(value: Value) -> Object {
     parse(value).unwrap()
