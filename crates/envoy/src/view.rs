@@ -43,7 +43,7 @@ struct State {
     routers: HashMap<Class, Kept<Router>>,
     grpc: HashMap<Class, Kept<Grpc>>,
     inbound: Vec<Kept<InboundResources>>,
-    proxies: HashMap<(ClusterId, Namespace, Arc<str>), Last>,
+    proxies: HashMap<(ProxyKind, ClusterId, Namespace, Arc<str>), Last>,
     views: Vec<(Parts, Arc<View>)>,
 }
 
@@ -115,7 +115,7 @@ impl Translator {
     pub fn view(&self, snapshot: &Arc<Snapshot>, proxy: &Proxy) -> Arc<View> {
         let mut state = self.state.lock();
         state.advance(snapshot, &self.settings);
-        let id = (proxy.cluster.clone(), proxy.namespace.clone(), Arc::clone(&proxy.name));
+        let id = (proxy.kind, proxy.cluster.clone(), proxy.namespace.clone(), Arc::clone(&proxy.name));
         let last = state.proxies.remove(&id).filter(|last| last.proxy == *proxy);
         if let Some(last) = &last
             && Arc::ptr_eq(&last.snapshot, snapshot)
