@@ -10,7 +10,7 @@ use axum::routing::get;
 use isthmus_ca::{Authority, Policy};
 use isthmus_envoy::{ControlPlane, MeshSettings, OutboundPolicy, Translator};
 use isthmus_kube::Cluster;
-use isthmus_kube::controllers::{self, Which};
+use isthmus_kube::controllers;
 use isthmus_kube::mesh::{MeshInfo, SYSTEM_NAMESPACE};
 use isthmus_kube::registration::{Registrar, RegistrarConfig};
 use isthmus_kube::watch::{MESH_KINDS, Watch, watch};
@@ -33,7 +33,7 @@ use crate::link::Links;
 use crate::nodes::Clients;
 use crate::pipeline::Pipeline;
 use crate::serving::Serving;
-use crate::standalone::Standalone;
+use crate::source::Source;
 use crate::status::Pages;
 use crate::views::Views;
 use crate::{files, listener, status};
@@ -46,8 +46,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Where a control plane listens, with the ports that the system chose where 0 was asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses {
-    /// The API (HTTPS).
-    pub api: SocketAddr,
+    /// The API (HTTPS), where it is served here.
+    pub api: Option<SocketAddr>,
     /// xDS, certificates, joining and federation.
     pub grpc: SocketAddr,
     /// Metrics and readiness.
@@ -70,7 +70,8 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the store, binds every socket, issues the first certificate, and starts reading configuration.
+    /// Opens the store or connects to the API server, binds every socket, issues the first certificate, and starts reading
+    /// configuration.
     ///
     /// # Errors
     /// When something that it cannot do without is missing, with what to do about it.
@@ -85,19 +86,17 @@ impl App {
         let authority = Arc::new(Authority::load(&config.cacerts, policy).context("--cacerts")?);
         let serving = Arc::new(Serving::issue(&config, Arc::clone(&authority), clock.now())?);
         // A port of 0 is the system's choice: from here on everybody is told the one that it chose.
-        let grpc = bind(&mut config.grpc_address, "--grpc-address").await?;
-        let monitoring = bind(&mut config.monitoring_address, "--monitoring-address").await?;
-        let api = bind(&mut config.api_address, "--api-address").await?;
+        let grpc = listener::bind(&mut config.grpc_address, "--grpc-address").await?;
+        let monitoring = listener::bind(&mut config.monitoring_address, "--monitoring-address").await?;
+        let source = Source::build(&mut config, &clock, &tasks).await?;
         let addresses = Addresses {
-            api: config.api_address,
+            api: source.is_standalone().then_some(config.api_address),
             grpc: config.grpc_address,
             monitoring: config.monitoring_address,
         };
-
-        let standalone = Standalone::build(&config, api, Arc::clone(&clock), &tasks).await?;
-        let cluster = standalone.cluster();
+        let cluster = source.cluster();
         prepare(&cluster, &config, &authority).await?;
-        controllers::run(&cluster, config.cluster.clone(), Which::Standalone, &tasks);
+        controllers::run(&cluster, config.cluster.clone(), source.controllers(), &tasks);
 
         let (events, receive) = mpsc::channel(EVENTS);
         let (links, peer_changes) =
@@ -119,7 +118,7 @@ impl App {
         links.start(pipeline.snapshots(), &tasks);
 
         let views = Views::new(Translator::new(mesh_settings(&config)), pipeline.snapshots());
-        let registrar = registrar(&config, &cluster, &clock, &tasks);
+        let registrar = registrar(&config, &source, &clock, &tasks);
         let clients = Clients {
             cluster: config.cluster.clone(),
             network: config.network.clone(),
@@ -146,7 +145,7 @@ impl App {
             .prepare()
             .into_axum_router();
 
-        standalone.mount_debug(status::router(Pages {
+        let pages = status::router(Pages {
             config: (*config).clone(),
             streams: ads.streams(),
             views: views.clone(),
@@ -156,10 +155,12 @@ impl App {
             identity: serving.identity().clone(),
             peers: Box::new(move || links.status()),
             clock: Arc::clone(&clock),
-        }));
-        standalone.serve(&tasks);
+        });
         let tls = server_config(serving.identity(), ClientAuth::Optional, &[b"h2"]);
-        let monitoring_routes = monitoring_routes(&metrics, readiness);
+        let mut monitoring_routes = monitoring_routes(&metrics, readiness);
+        if let Some(pages) = source.serve(pages, &tasks) {
+            monitoring_routes = monitoring_routes.merge(status::for_loopback(pages));
+        }
         Ok(Self {
             tasks,
             addresses,
@@ -210,7 +211,8 @@ impl App {
         tasks.spawn("monitoring", OnFailure::Stop, {
             let stop = stop.clone();
             async move {
-                axum::serve(self.monitoring, self.monitoring_routes)
+                let routes = self.monitoring_routes.into_make_service_with_connect_info::<SocketAddr>();
+                axum::serve(self.monitoring, routes)
                     .with_graceful_shutdown(async move { stop.stopping().await })
                     .await
             }
@@ -227,15 +229,6 @@ impl App {
             None => Ok(()),
         }
     }
-}
-
-/// Listens, and makes `address` the one that it really is.
-async fn bind(address: &mut SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(*address)
-        .await
-        .with_context(|| format!("{flag} {address}: cannot listen there"))?;
-    *address = listener.local_addr()?;
-    Ok(listener)
 }
 
 /// What must be there before anything else: the system namespace with its network, the gateways' account, and what joiners read.
@@ -286,7 +279,7 @@ fn mesh_settings(config: &Config) -> MeshSettings {
     }
 }
 
-fn registrar(config: &Config, cluster: &Cluster, clock: &Arc<dyn Clock>, tasks: &TaskGroup) -> Registrar {
+fn registrar(config: &Config, source: &Source, clock: &Arc<dyn Clock>, tasks: &TaskGroup) -> Registrar {
     let holder = format!(
         "{}.{}",
         config.server_name(),
@@ -295,7 +288,8 @@ fn registrar(config: &Config, cluster: &Cluster, clock: &Arc<dyn Clock>, tasks: 
     let mut registrar = RegistrarConfig::new(holder);
     registrar.grace = config.registration_grace;
     registrar.clock = Arc::clone(clock);
-    Registrar::new(cluster.clone(), registrar, tasks.clone())
+    registrar.writes_pods = source.is_standalone();
+    Registrar::new(source.cluster(), registrar, tasks.clone())
 }
 
 /// A value that turns true, once, when every source has been read and its snapshot is out.

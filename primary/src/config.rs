@@ -10,15 +10,22 @@ use isthmus_process::telemetry::LogArgs;
 
 /// The control plane of a cluster that owns its configuration.
 ///
-/// With --standalone it serves a Kubernetes-style API of its own, so that no Kubernetes is needed: kubectl and `isthmus` work against it.
+/// It reads the API server of a Kubernetes cluster (--kubeconfig, or the ServiceAccount that is mounted into its Pod). With --standalone it
+/// serves a Kubernetes-style API of its own, so that no Kubernetes is needed: kubectl and `isthmus` work against it.
 /// It signs workload certificates with the cluster's intermediate CA, configures sidecars, VMs and gateways over xDS, and shares services
 /// with the control planes that it is linked with.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "isthmus-primary", version, about, long_about, after_long_help = EXAMPLES)]
 pub struct Config {
     /// Serve the API here too, instead of reading a Kubernetes API server
-    #[arg(long, required = true)]
+    #[arg(long, conflicts_with_all = ["kubeconfig", "context"])]
     pub standalone: bool,
+    /// Read the Kubernetes API server that this file names
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig, where it is not the current one
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
     /// Name of this cluster, unique in the mesh
     #[arg(long, value_name = "NAME")]
     pub cluster: ClusterId,
@@ -35,16 +42,34 @@ pub struct Config {
     #[arg(long, value_name = "IP", required = true, num_args = 1..)]
     pub advertise: Vec<IpAddr>,
     /// Where the API listens (HTTPS)
-    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:6443", help_heading = "Standalone API")]
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        default_value = "0.0.0.0:6443",
+        requires = "standalone",
+        help_heading = "Standalone API"
+    )]
     pub api_address: SocketAddr,
     /// Address that the written kubeconfig names, where it differs from the first --advertise with the API's port
-    #[arg(long, value_name = "HOST:PORT", help_heading = "Standalone API")]
+    #[arg(long, value_name = "HOST:PORT", requires = "standalone", help_heading = "Standalone API")]
     pub api_public_address: Option<String>,
     /// Range for ClusterIPs
-    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16", help_heading = "Standalone API")]
+    #[arg(
+        long,
+        value_name = "CIDR",
+        default_value = "10.96.0.0/16",
+        requires = "standalone",
+        help_heading = "Standalone API"
+    )]
     pub service_cidr: String,
     /// Keep objects in etcd instead of the data folder, so that several replicas share them
-    #[arg(long, value_name = "URL", value_delimiter = ',', help_heading = "Standalone API")]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        requires = "standalone",
+        help_heading = "Standalone API"
+    )]
     pub etcd_endpoints: Vec<String>,
     /// Where xDS, certificates, joining and federation listen (gRPC over TLS)
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:15012")]
@@ -77,6 +102,8 @@ Examples:
   isthmus ca root --out root && isthmus ca intermediate --root root --cluster east --out east
   isthmus-primary --standalone --cluster east --network east --data-dir /var/lib/isthmus \\
       --cacerts east --advertise 10.1.0.2
+  isthmus-primary --kubeconfig ~/.kube/config --context east --cluster east --network east \\
+      --data-dir /var/lib/isthmus --cacerts east --advertise 10.1.0.2
   kubectl --kubeconfig /var/lib/isthmus/admin.kubeconfig get serviceentries,workloadentries,pods -A";
 
 /// `250ms`, `10s`, `5m`, `24h`, `90d`.

@@ -14,6 +14,7 @@ pub mod node;
 pub mod nodes;
 pub mod pipeline;
 pub mod serving;
+pub mod source;
 pub mod standalone;
 pub mod status;
 pub mod views;

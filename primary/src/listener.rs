@@ -1,8 +1,10 @@
 //! Port 15012: gRPC over TLS. A client certificate is verified when one is shown; handlers find it in the request's extensions.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use isthmus_lifecycle::{OnFailure, Signal, TaskGroup};
@@ -24,7 +26,19 @@ pub struct Peer {
     /// Its verified certificate; none when it showed none.
     pub certificate: Option<PeerCertificate>,
     /// Its address, for messages.
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
+}
+
+/// Listens, and makes `address` the one that it really is: a port of 0 is the system's choice.
+///
+/// # Errors
+/// When one cannot listen there; the error names the flag.
+pub async fn bind(address: &mut SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(*address)
+        .await
+        .with_context(|| format!("{flag} {address}: cannot listen there"))?;
+    *address = listener.local_addr()?;
+    Ok(listener)
 }
 
 /// Accepts until told to stop, then lets open connections finish.
@@ -69,7 +83,7 @@ pub async fn serve(
 
 async fn connection(
     stream: TcpStream,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     tls: &Arc<rustls::ServerConfig>,
     routes: axum::Router,
     stop: Signal,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::Extensions;
-use isthmus_envoy::{Proxy, ProxyKind};
+use isthmus_envoy::Proxy;
 use isthmus_kube::registration::{
     Registered, Registrar, Registration, RegistrationError, RegistrationRequest,
 };
@@ -106,6 +106,10 @@ impl Clients {
             node: node.node_name.as_ref().map(|name| name.to_string()),
             health_checked: node.health_checked,
         };
+        if request.registration == Registration::Pod && !self.registrar.writes_pods() {
+            self.registrar.expect_pod(&request).await.map_err(|error| status(&error))?;
+            return Ok(None);
+        }
         self.registrar.connect(request).await.map(Some).map_err(|error| status(&error))
     }
 
@@ -163,7 +167,7 @@ impl Nodes for Clients {
             tracing::warn!(status = status.message(), "registration refused");
         })?;
         let proxy = self.proxy(&id, &node, registered.as_ref());
-        let kind = if proxy.kind == ProxyKind::Router { "gateway" } else { "sidecar" };
+        let kind = proxy.kind.as_str();
         tracing::info!(kind, name = %proxy.name, namespace = %proxy.namespace, network = %proxy.network, "proxy connected");
         let views = self.views.open(arrival.stream, proxy);
         let (send, receive) = mpsc::channel(REPORTS);

@@ -1,15 +1,17 @@
-//! `GET /debug/isthmus/…` on the API server, for admins: what `isthmus status` and `isthmus proxy-config` show.
+//! `GET /debug/isthmus/…` for admins: what `isthmus status` and `isthmus proxy-config` show. On our own API server; beside Kubernetes'
+//! on the monitoring port, for this host alone (which `kubectl port-forward` makes an admin's).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{ConnectInfo, Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use isthmus_ca::Authority;
-use isthmus_envoy::ProxyKind;
 use isthmus_kube::Cluster;
 use isthmus_kube::registration::Registrar;
 use isthmus_lifecycle::Clock;
@@ -53,6 +55,20 @@ pub fn router(pages: Pages) -> Router {
         .route("/debug/isthmus/status", get(status))
         .route("/debug/isthmus/proxy/{namespace}/{name}", get(proxy))
         .with_state(Arc::new(pages))
+}
+
+/// The same routes, for callers on this host alone.
+pub fn for_loopback(pages: Router) -> Router {
+    pages.route_layer(middleware::from_fn(
+        async |ConnectInfo(caller): ConnectInfo<SocketAddr>, request: Request, next: Next| {
+            if caller.ip().to_canonical().is_loopback() {
+                next.run(request).await
+            } else {
+                let hint = "these pages are for callers on this host; use `kubectl port-forward`";
+                problem(StatusCode::FORBIDDEN, hint)
+            }
+        },
+    ))
 }
 
 async fn status(State(pages): State<Arc<Pages>>) -> Response {
@@ -118,7 +134,7 @@ fn proxies(pages: &Pages) -> Vec<ProxyStatus> {
         let proxy = pages.views.proxy(stream.stream)?;
         Some(ProxyStatus {
             name: format!("{}.{}", proxy.name, proxy.namespace),
-            kind: if proxy.kind == ProxyKind::Router { "router" } else { "sidecar" }.to_string(),
+            kind: proxy.kind.as_str().to_string(),
             network: proxy.network.to_string(),
             address: proxy.ips.first().map(ToString::to_string).unwrap_or_default(),
             connected_ms: u64::try_from(stream.age.as_millis()).unwrap_or(u64::MAX),
@@ -147,7 +163,7 @@ fn type_status(report: &TypeReport) -> TypeStatus {
 
 async fn vms(pages: &Pages) -> Result<Vec<VmStatus>, isthmus_kube::ApiError> {
     let connected = pages.registrar.connected();
-    let entries = pages.cluster.list(Kind::WorkloadEntry, None, None).await?;
+    let entries = pages.cluster.list_installed(Kind::WorkloadEntry, None, None).await?;
     let text = |entry: &Value, pointer: &str| {
         entry.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_string()
     };

@@ -258,6 +258,29 @@ impl Cluster {
         Ok(items)
     }
 
+    /// As [`Cluster::list`], for a kind that may not be installed: then there are none of it.
+    ///
+    /// # Errors
+    /// When the server cannot be asked or does not allow it.
+    pub async fn list_installed(
+        &self,
+        of: impl Into<ObjectType>,
+        namespace: Option<&str>,
+        labels: Option<&str>,
+    ) -> Result<Vec<Value>, ApiError> {
+        // A list of nothing is empty; only a type that is not served is not found.
+        Ok(found(self.list(of, namespace, labels).await)?.unwrap_or_default())
+    }
+
+    /// Whether the server answers and knows us.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn check(&self) -> Result<(), ApiError> {
+        let action = "asking for its version".to_string();
+        self.send(action, Method::GET, "/version", None, None).await.map(drop)
+    }
+
     /// Creates an object.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use tower::{BoxError, Service};
 
 const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(305);
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// An API server, as its client sees it. Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +44,12 @@ pub enum ConnectError {
         /// What is wrong.
         problem: String,
     },
+    /// No ServiceAccount is mounted here.
+    #[error("this is no Pod with a ServiceAccount: there is no {SERVICE_ACCOUNT_TOKEN}")]
+    NotInPod,
+    /// The ServiceAccount of this Pod cannot be used.
+    #[error("the ServiceAccount of this Pod: {0}")]
+    ServiceAccount(String),
 }
 
 impl Cluster {
@@ -57,20 +64,32 @@ impl Cluster {
         let options =
             KubeConfigOptions { context: context.map(String::from), ..KubeConfigOptions::default() };
         let chosen = context.map(String::from).or_else(|| kubeconfig.current_context.clone());
-        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
             .map_err(|error| bad(chain(&error)))?;
-        config.connect_timeout = Some(CONNECT);
-        // A watch hears at least a bookmark a minute, and ends within five; longer silence is a dead connection.
-        config.read_timeout = Some(SILENCE);
         let server = config.cluster_url.to_string();
-        let client = kube::Client::try_from(config).map_err(|error| ConnectError::Client {
+        let client = client(config).map_err(|error| ConnectError::Client {
             file: shown.clone(),
             server: server.clone(),
             problem: chain(&error),
         })?;
         let name = chosen.unwrap_or_else(|| "default".to_string());
         Ok(Self { client, name: name.into(), server: server.into() })
+    }
+
+    /// From the ServiceAccount that Kubernetes mounts into a Pod. Its token is read again when it is replaced.
+    ///
+    /// # Errors
+    /// When none is mounted, or what is mounted cannot be used. Nothing is connected yet.
+    pub fn from_service_account() -> Result<Self, ConnectError> {
+        if !Path::new(SERVICE_ACCOUNT_TOKEN).exists() {
+            return Err(ConnectError::NotInPod);
+        }
+        let bad = |problem: String| ConnectError::ServiceAccount(problem);
+        let config = kube::Config::incluster().map_err(|error| bad(chain(&error)))?;
+        let server = config.cluster_url.to_string();
+        let client = client(config).map_err(|error| bad(chain(&error)))?;
+        Ok(Self { client, name: "in-cluster".into(), server: server.into() })
     }
 
     /// Names of the contexts of a kubeconfig: this file, or where kubectl looks. In the file's order.
@@ -119,6 +138,14 @@ impl std::fmt::Debug for Cluster {
             .field("server", &self.server)
             .finish_non_exhaustive()
     }
+}
+
+/// A client that notices a server that is gone.
+fn client(mut config: kube::Config) -> Result<kube::Client, kube::Error> {
+    config.connect_timeout = Some(CONNECT);
+    // A watch hears at least a bookmark a minute, and ends within five; longer silence is a dead connection.
+    config.read_timeout = Some(SILENCE);
+    kube::Client::try_from(config)
 }
 
 fn shown(file: Option<&Path>) -> String {

@@ -135,6 +135,8 @@ pub struct RegistrarConfig {
     pub holder: String,
     /// How long a workload without a stream stays.
     pub grace: Duration,
+    /// Whether Pods are ours to write. Where Kubernetes does that, a workload that asks for one must have one.
+    pub writes_pods: bool,
     /// How long after start workloads may take to come back before they count as gone.
     pub settle: Duration,
     /// Time.
@@ -142,12 +144,13 @@ pub struct RegistrarConfig {
 }
 
 impl RegistrarConfig {
-    /// Istio's defaults: 10 s of grace; a minute to settle.
+    /// Istio's defaults: 10 s of grace; a minute to settle. Writes Pods.
     #[must_use]
     pub fn new(holder: impl Into<String>) -> Self {
         Self {
             holder: holder.into(),
             grace: Duration::from_secs(10),
+            writes_pods: true,
             settle: Duration::from_secs(60),
             clock: Arc::new(SystemClock),
         }
@@ -259,6 +262,21 @@ impl Registrar {
                 Err(error)
             }
         }
+    }
+
+    /// Whether Pods are written here. Where Kubernetes writes them, [`Registrar::expect_pod`] is the question to ask.
+    #[must_use]
+    pub fn writes_pods(&self) -> bool {
+        self.inner.config.writes_pods
+    }
+
+    /// Whether the workload is the Pod of Kubernetes that it says it is.
+    ///
+    /// # Errors
+    /// When there is no such Pod, it runs as somebody else, or the API server fails.
+    pub async fn expect_pod(&self, request: &RegistrationRequest) -> Result<(), RegistrationError> {
+        check(request)?;
+        self.inner.expect_pod(request).await
     }
 
     /// Writes what a workload said of its health.

@@ -23,7 +23,7 @@ impl Cluster {
     /// When the API server fails.
     pub async fn peers(&self) -> Result<Vec<Resource<Peer>>, ApiError> {
         let mut found = Vec::new();
-        for value in self.list(Kind::Peer, None, None).await? {
+        for value in self.list_installed(Kind::Peer, None, None).await? {
             match parse(value) {
                 Ok(Object::Peer(peer)) => found.push((*peer).clone()),
                 Ok(_) => {}

@@ -52,6 +52,31 @@ impl Inner {
         Err(failed(request)(ApiError::Conflict { action, message: "too many writers".to_string() }))
     }
 
+    /// Looks for the Pod that Kubernetes runs.
+    pub(super) async fn expect_pod(&self, request: &RegistrationRequest) -> Result<(), RegistrationError> {
+        let (namespace, name) = (request.namespace.as_str(), request.name.as_str());
+        let found = self.cluster.get(Kind::Pod, Some(namespace), name).await.map_err(failed(request))?;
+        let Some(pod) = found else {
+            return Err(RegistrationError::Missing {
+                workload: workload(request),
+                missing: format!("Pod {namespace}/{name}, which Kubernetes runs and nobody else writes,"),
+                command: "kubectl apply -f FILE".to_string(),
+            });
+        };
+        let account = match text(&pod, "/spec/serviceAccountName") {
+            "" => "default",
+            account => account,
+        };
+        if account != &*request.identity.service_account {
+            return Err(RegistrationError::Identity {
+                workload: workload(request),
+                identity: request.identity.to_string(),
+                problem: format!("is not service account {account} of that Pod"),
+            });
+        }
+        Ok(())
+    }
+
     /// The record: made, or taken over from an earlier stream of the same identity.
     async fn record(
         &self,

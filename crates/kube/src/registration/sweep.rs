@@ -67,7 +67,7 @@ impl Inner {
     }
 
     async fn sweep(&self) {
-        let entries = self.cluster.list(Kind::WorkloadEntry, None, None).await;
+        let entries = self.cluster.list_installed(Kind::WorkloadEntry, None, None).await;
         let leases = self.cluster.list(LEASE, None, Some(&format!("{RECORD}=pod"))).await;
         for (pod, list) in [(false, entries), (true, leases)] {
             let records = match list {
