@@ -10,7 +10,6 @@ pub mod describe;
 pub mod files;
 pub mod link;
 pub mod listener;
-pub mod node;
 pub mod nodes;
 pub mod pipeline;
 pub mod serving;

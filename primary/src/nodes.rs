@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::Extensions;
 use isthmus_envoy::Proxy;
+use isthmus_envoy::node::Node;
 use isthmus_kube::registration::{
     Registered, Registrar, Registration, RegistrationError, RegistrationRequest,
 };
@@ -14,7 +15,6 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use crate::listener::Peer;
-use crate::node::Node;
 use crate::views::Views;
 
 /// Health reports of one stream that wait for the API server; more than this and the oldest state is told late, not lost: the agent
@@ -114,21 +114,8 @@ impl Clients {
     }
 
     fn proxy(&self, id: &SpiffeId, node: &Node, registered: Option<&Registered>) -> Proxy {
-        let network = if node.network.is_unnamed() { self.network.clone() } else { node.network.clone() };
-        Proxy {
-            kind: node.kind,
-            namespace: node.namespace.clone(),
-            name: registered.map_or_else(|| Arc::clone(&node.name), |object| object.name().into()),
-            service_account: Arc::clone(&id.service_account),
-            cluster: self.cluster.clone(),
-            network,
-            locality: node.locality.clone(),
-            ips: node.ips.clone(),
-            labels: node.labels.clone(),
-            requested_network_view: node.requested_network_view.clone(),
-            dns_capture: node.dns_capture,
-            node: node.node_name.clone(),
-        }
+        let name = registered.map_or_else(|| Arc::clone(&node.name), |object| object.name().into());
+        node.proxy(name, Arc::clone(&id.service_account), &self.cluster, &self.network)
     }
 }
 

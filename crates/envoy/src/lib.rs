@@ -17,6 +17,7 @@ mod inbound;
 mod listener;
 mod lists;
 mod names;
+pub mod node;
 mod outbound;
 mod rbac;
 mod routes;

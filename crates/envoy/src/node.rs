@@ -8,8 +8,9 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
-use isthmus_envoy::ProxyKind;
-use isthmus_model::{InvalidName, Labels, Locality, Namespace, NetworkId};
+use isthmus_model::{ClusterId, InvalidName, Labels, Locality, Namespace, NetworkId};
+
+use crate::settings::{Proxy, ProxyKind};
 
 /// Why a node cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -135,6 +136,32 @@ impl Node {
             health_checked: metadata.truth("HEALTH_CHECKED"),
             node_name: metadata.text("NODE_NAME").map(Arc::from),
         })
+    }
+
+    /// The proxy that it is, under the name and account that it has been found to have, in a cluster; `network` is that of workloads
+    /// which name none.
+    #[must_use]
+    pub fn proxy(
+        &self,
+        name: Arc<str>,
+        account: Arc<str>,
+        cluster: &ClusterId,
+        network: &NetworkId,
+    ) -> Proxy {
+        Proxy {
+            kind: self.kind,
+            namespace: self.namespace.clone(),
+            name,
+            service_account: account,
+            cluster: cluster.clone(),
+            network: if self.network.is_unnamed() { network.clone() } else { self.network.clone() },
+            locality: self.locality.clone(),
+            ips: self.ips.clone(),
+            labels: self.labels.clone(),
+            requested_network_view: self.requested_network_view.clone(),
+            dns_capture: self.dns_capture,
+            node: self.node_name.clone(),
+        }
     }
 }
 
