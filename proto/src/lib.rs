@@ -51,6 +51,18 @@ pub mod federation {
     include!("gen/isthmus.federation.v1.rs");
 }
 
+/// What only our own proxies ask for on their discovery streams.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+pub mod discovery {
+    include!("gen/isthmus.discovery.v1.rs");
+}
+
 /// Type URLs on our streams, with their `type.googleapis.com/` prefix.
 pub mod type_url {
     /// Listeners.
@@ -65,6 +77,8 @@ pub mod type_url {
     pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
     /// Istio's name table.
     pub const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
+    /// Hashes of the server names that a gateway may pass on.
+    pub const EXPORTED_NAMES: &str = "type.googleapis.com/isthmus.discovery.v1.ExportedNames";
     /// Istio's workload health reports (request only).
     pub const HEALTH: &str = "type.googleapis.com/istio.v1.HealthInformation";
 }

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-const DEFINITIONS: [&str; 4] = [
+const DEFINITIONS: [&str; 5] = [
     "istio/v1/auth/ca.proto",
     "istio/networking/nds/v1/nds.proto",
     "isthmus/join/v1/join.proto",
     "isthmus/federation/v1/federation.proto",
+    "isthmus/discovery/v1/exported_names.proto",
 ];
 
 #[test]

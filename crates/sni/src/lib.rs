@@ -4,7 +4,7 @@ pub mod hello;
 pub mod name;
 
 pub use hello::{ClientHello, HelloError, HelloReader};
-pub use name::{InvalidServerName, ServerName, ServiceName};
+pub use name::{InvalidServerName, ServerName, ServiceName, name_hash};
 
 /// Application protocols by which Istio's proxies mark their mutual TLS. A gateway passes only these through
 /// AUTO_PASSTHROUGH chains, an inbound listener tells mesh TLS from the application's own by them.

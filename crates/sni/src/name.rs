@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use isthmus_model::{Hostname, InvalidName};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 /// Why a text is neither of the service forms nor a plain host.
@@ -140,6 +141,14 @@ impl ServiceName {
     }
 }
 
+/// What stands for a server name where many are kept: the first eight bytes of its SHA-256, big-endian. Short enough to keep for
+/// every service of a mesh, and nobody makes another name with the hash of an exported one by the way.
+#[must_use]
+pub fn name_hash(server_name: &str) -> u64 {
+    let digest = Sha256::digest(server_name.as_bytes());
+    digest.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+}
+
 /// `inbound|PORT||`, the cluster of a workload's own port.
 #[must_use]
 pub fn inbound_cluster(port: u16) -> String {
@@ -200,6 +209,12 @@ mod tests {
             assert_eq!(ServiceName::from_sni(&name.sni()).unwrap(), name);
             assert_eq!(ServiceName::from_cluster(&name.cluster()).unwrap(), name);
         }
+    }
+
+    #[test]
+    fn a_hash_is_the_same_on_every_machine() {
+        // sha256sum of "abc": ba7816bf8f01cfea…
+        assert_eq!(name_hash("abc"), 0xba78_16bf_8f01_cfea);
     }
 
     #[test]
