@@ -36,6 +36,35 @@ pub fn resident(pid: u32) -> anyhow::Result<(u64, u64)> {
     Ok((field("VmRSS")?, field("VmHWM")?))
 }
 
+/// Direct children of a process.
+///
+/// # Errors
+/// When the process is gone.
+pub fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .with_context(|| format!("process {pid}"))?;
+    text.split_whitespace().map(|child| Ok(child.parse()?)).collect()
+}
+
+/// CPU time of the kernel's own threads for interrupts that wait (`ksoftirqd`), in seconds: network work that was put off.
+///
+/// # Errors
+/// When `/proc` is not as proc(5) says.
+pub fn softirq_seconds() -> anyhow::Result<f64> {
+    let mut seconds = 0.0;
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let pid = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let Some(pid) = pid else { continue };
+        // Processes end while one looks.
+        let Ok(name) = fs::read_to_string(path.join("comm")) else { continue };
+        if name.starts_with("ksoftirqd/") {
+            seconds += cpu_seconds(pid)?;
+        }
+    }
+    Ok(seconds)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

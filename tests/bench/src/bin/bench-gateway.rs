@@ -1,5 +1,5 @@
-//! `make bench-gateway`: see the page beside this package.
+//! `make bench-gateway`: our gateway and sidecars beside Envoy, HAProxy and nginx; see GATEWAY.md beside this package.
 
 fn main() -> anyhow::Result<()> {
-    anyhow::bail!("not measured yet")
+    isthmus_bench::gateway::main()
 }

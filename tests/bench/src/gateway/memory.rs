@@ -1,0 +1,29 @@
+//! What a gateway holds that has every service of a large mesh, whether used or not.
+
+use crate::proc;
+
+use super::load::{settled, until_open};
+use super::origin::ECHO_PORT;
+use super::report::Row;
+use super::suite::Target;
+use super::{Context, ours};
+
+/// Megabytes (2^20 bytes) that may stay resident.
+const MOST: f64 = 60.0;
+
+pub(super) async fn of_services(context: &Context) -> anyhow::Result<Row> {
+    let count = context.args.services();
+    let others: Vec<_> =
+        (2..count).map(|number| ours::service(&format!("s{number}.mesh.internal"), ECHO_PORT)).collect();
+    let contender = ours::start(context, others).await?;
+    until_open(&contender.echo).await?;
+    let resident = settled(&contender).await?;
+    let pid = contender.charged.first().map_or(0, crate::xds::processes::Running::pid);
+    let (_, peak) = proc::resident(pid)?;
+    #[expect(clippy::cast_precision_loss, reason = "a benchmark's bytes")]
+    let megabytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    eprintln!("{count} services: {:.1} MB, at most {:.1} MB", megabytes(resident), megabytes(peak));
+    let mut row = Row::new(format!("{count} services, MB resident"), "isthmus", Target::Most(MOST));
+    row.add("isthmus", megabytes(resident));
+    Ok(row)
+}

@@ -1,0 +1,271 @@
+//! One run, phase by phase.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::Method;
+use isthmus_ca::{Intermediate, Root};
+use isthmus_model::{ClusterId, TrustDomain};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::api::Api;
+use super::clock::{Ticks, system_time};
+use super::options::{ApiKind, Options};
+use super::processes::{Kubernetes, Running, admin_of, free_address};
+use super::report::{Cost, Meter, Phase, Report};
+use super::simulated::Simulated;
+use super::simulator::Settings;
+use super::world::{self, Shape};
+
+/// A whole run.
+///
+/// # Errors
+/// When a process does not start or does not do what it should.
+pub async fn run(options: &Options) -> anyhow::Result<Report> {
+    let folder = tempfile::Builder::new().prefix("bench-xds-").tempdir()?;
+    let folder = if options.keep { folder.keep() } else { folder.path().to_path_buf() };
+    let shape = Shape {
+        services: options.services,
+        endpoints: options.endpoints,
+        namespaces: options.namespaces,
+        selectors: options.api == ApiKind::Kubernetes,
+    };
+    let ca = folder.join("cacerts");
+    let root = Root::create(&TrustDomain::new("cluster.local")?, Duration::from_secs(86_400), system_time())?;
+    root.0.intermediate(&Intermediate::new(ClusterId::new("bench")?), system_time())?.write(&ca)?;
+    let say = |text: &str| {
+        if !options.quiet {
+            eprintln!("{text}");
+        }
+    };
+    let mut plane = Plane { folder: folder.clone(), ca: ca.clone(), program: options.primary()? };
+    let mut kubernetes = None;
+    let (mut primary, api, address) = match options.api {
+        ApiKind::Kubernetes => {
+            say("starting etcd and kube-apiserver");
+            let cluster = Kubernetes::start(&options.kube_bin(), &folder).await?;
+            load(&cluster.api, shape, options.quiet).await?;
+            let source = vec![format!("--kubeconfig={}", cluster.kubeconfig.display())];
+            let (primary, address) = plane.start(source).await?;
+            let api = cluster.api.clone();
+            kubernetes = Some(cluster);
+            (primary, api, address)
+        }
+        ApiKind::Standalone => {
+            say("starting isthmus-primary to load it");
+            let (mut first, api, _) = plane.standalone().await?;
+            load(&api, shape, options.quiet).await?;
+            first.stop();
+            plane.standalone().await?
+        }
+    };
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let meter = Meter::new(primary.pid());
+    let mut report = Report::new(options);
+    report.phases.push(Phase::new("ready, no proxy", meter.since_start()?));
+    say(&report.last_line());
+
+    let settings = Settings {
+        address,
+        ca,
+        services: options.services,
+        endpoints: options.endpoints,
+        namespaces: options.namespaces,
+        proxies: options.proxies,
+        sotw: options.sotw,
+        base: Ticks::start().base,
+    };
+    let mut proxies = Simulated::start(&settings, &folder.join("proxies.log")).await?;
+    let mut run = Measured { options, shape, meter, api, ticks: Ticks { base: settings.base } };
+    for (name, anew) in [("from nothing to complete", false), ("all reconnect at once", true)] {
+        if anew {
+            for phase in run.changes(&mut proxies).await? {
+                report.phases.push(phase);
+                say(&report.last_line());
+            }
+        }
+        run.meter.forget_peak()?;
+        let mark = run.meter.mark()?;
+        let connected = if anew { proxies.again().await? } else { proxies.connect().await? };
+        let mut phase = Phase::new(name, run.meter.cost(&mark)?);
+        phase.connected(&connected, options.proxies);
+        report.phases.push(phase);
+        say(&report.last_line());
+        if let Some(problem) = connected.problem {
+            say(&format!("  {} connections failed, such as: {problem}", connected.failures));
+        }
+        primary.check()?;
+        tokio::time::sleep(Duration::from_secs(options.settle)).await;
+        report.phases.push(Phase::new("settled", Cost { seconds: 0.0, ..run.meter.now()? }));
+        say(&report.last_line());
+        if let Some(command) = &options.after {
+            say(&format!("waiting for: {command} {}", primary.pid()));
+            tokio::process::Command::new("sh")
+                .args(["-c", &format!("{command} {}", primary.pid())])
+                .status()
+                .await?;
+        }
+    }
+    drop(proxies);
+    primary.stop();
+    drop(kubernetes);
+    Ok(report)
+}
+
+/// How a control plane is started.
+struct Plane {
+    folder: PathBuf,
+    ca: PathBuf,
+    program: PathBuf,
+}
+
+impl Plane {
+    async fn start(&mut self, source: Vec<String>) -> anyhow::Result<(Running, std::net::SocketAddr)> {
+        let (grpc, monitoring) = (free_address()?, free_address()?);
+        let mut arguments = source;
+        arguments.extend([
+            "--cluster=bench".to_string(),
+            format!("--data-dir={}", self.folder.join("primary").display()),
+            format!("--cacerts={}", self.ca.display()),
+            "--advertise=127.0.0.1".to_string(),
+            format!("--grpc-address={grpc}"),
+            format!("--monitoring-address={monitoring}"),
+        ]);
+        let mut running = Running::start(&self.program, "primary", &arguments, &self.folder)?;
+        let deadline = Instant::now() + Duration::from_secs(180);
+        while !ready(monitoring).await {
+            running.check().with_context(|| last_words(&self.folder.join("primary.log")))?;
+            anyhow::ensure!(Instant::now() < deadline, "isthmus-primary is not ready after three minutes");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok((running, grpc))
+    }
+
+    async fn standalone(&mut self) -> anyhow::Result<(Running, Api, std::net::SocketAddr)> {
+        let api = free_address()?;
+        let source = vec!["--standalone".to_string(), format!("--api-address={api}")];
+        let (running, grpc) = self.start(source).await?;
+        let admin = admin_of(&self.folder.join("primary/admin.kubeconfig"))?;
+        Ok((running, Api::new(api, &admin)?, grpc))
+    }
+}
+
+/// Whether a control plane says that it is ready.
+async fn ready(monitoring: std::net::SocketAddr) -> bool {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let Ok(mut stream) = tokio::net::TcpStream::connect(monitoring).await else { return false };
+    let request = b"GET /ready HTTP/1.0\r\nhost: bench\r\n\r\n";
+    let mut answer = [0; 32];
+    stream.write_all(request).await.is_ok()
+        && stream.read(&mut answer).await.is_ok()
+        && answer.windows(5).any(|window| window == b" 200 ")
+}
+
+fn last_words(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(5).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+async fn load(api: &Api, shape: Shape, quiet: bool) -> anyhow::Result<()> {
+    let progress = |done, total| {
+        if !quiet {
+            eprintln!("  loading: {done} of {total} objects");
+        }
+    };
+    api.load(world::foundations(shape), progress).await?;
+    let all = (0..shape.services).flat_map(|service| world::service(shape, service)).collect();
+    api.load(all, progress).await
+}
+
+struct Measured<'a> {
+    options: &'a Options,
+    shape: Shape,
+    meter: Meter,
+    api: Api,
+    ticks: Ticks,
+}
+
+impl Measured<'_> {
+    /// Changes one by one, then many.
+    async fn changes(&mut self, proxies: &mut Simulated) -> anyhow::Result<Vec<Phase>> {
+        let mut connection = self.api.connect().await?;
+        let rounds = self.options.changes;
+        let mut phases = Vec::new();
+        // The first one pays for what others share.
+        for (name, rounds) in [("first change", 1), ("one endpoint's change", rounds)] {
+            self.meter.forget_peak()?;
+            let mark = self.meter.mark()?;
+            for round in 0..rounds {
+                let service = (round * 7) % self.shape.services;
+                let at = self.ticks.now();
+                proxies.about_to_write(service, at).await?;
+                let object = world::slice(self.shape, service, Some(at));
+                connection.check(Method::PUT, &world::slice_path(self.shape, service), &object).await?;
+                tokio::time::sleep(Duration::from_millis(400)).await;
+            }
+            let settled = proxies.settle(5000).await?;
+            // What comes after, such as acknowledgements and freed memory, is part of it.
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let mut phase = Phase::new(name, self.meter.cost(&mark)?.shared_by(rounds));
+            phase.settled(&settled, self.options.proxies);
+            phases.push(phase);
+        }
+        if self.options.rate > 0 && self.options.seconds > 0 {
+            phases.push(self.storm(proxies).await?);
+        }
+        Ok(phases)
+    }
+
+    /// So many changes a second over some services.
+    async fn storm(&mut self, proxies: &mut Simulated) -> anyhow::Result<Phase> {
+        let among = self.options.among.min(self.shape.services);
+        let writers = 10;
+        let mut senders = Vec::new();
+        let mut workers = JoinSet::new();
+        for _ in 0..writers {
+            let (sender, mut receiver) = mpsc::unbounded_channel::<(u32, u32)>();
+            let mut connection = self.api.connect().await?;
+            let shape = self.shape;
+            workers.spawn(async move {
+                while let Some((service, at)) = receiver.recv().await {
+                    let object = world::slice(shape, service, Some(at));
+                    connection.check(Method::PUT, &world::slice_path(shape, service), &object).await?;
+                }
+                anyhow::Ok(())
+            });
+            senders.push(sender);
+        }
+        self.meter.forget_peak()?;
+        let mark = self.meter.mark()?;
+        let began = Instant::now();
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        let mut sent = 0u32;
+        let rate = self.options.rate;
+        while began.elapsed() < Duration::from_secs(self.options.seconds) {
+            tick.tick().await;
+            let due = began.elapsed().as_millis() * u128::from(rate) / 1000;
+            while u128::from(sent) < due {
+                let service = sent % among;
+                let at = self.ticks.now();
+                proxies.about_to_write(service, at).await?;
+                senders[(service % writers) as usize].send((service, at))?;
+                sent += 1;
+            }
+        }
+        drop(senders);
+        while let Some(worker) = workers.join_next().await {
+            worker??;
+        }
+        let wrote = began.elapsed();
+        let settled = proxies.settle(30_000).await?;
+        let name = format!("{rate} changes/s over {among} services for {} s", self.options.seconds);
+        let mut phase = Phase::new(&name, self.meter.cost(&mark)?);
+        phase.settled(&settled, self.options.proxies);
+        phase.note = Some(format!("{sent} writes in {:.1} s", wrote.as_secs_f64()));
+        Ok(phase)
+    }
+}
