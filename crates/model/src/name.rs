@@ -170,6 +170,26 @@ name!(
     TrustDomain, "trust domain", trust_domain
 );
 
+impl ClusterId {
+    /// A cluster as Istio names them: any printable text, such as `Kubernetes`, its agents' default. What a name of ours must be besides
+    /// is a part of DNS names.
+    ///
+    /// # Errors
+    /// When it is empty, too long, or holds what separates names on the wire.
+    pub fn of_istio(text: impl Into<Arc<str>>) -> Result<Self, InvalidName> {
+        let text = text.into();
+        let check = match &*text {
+            "" => Err("must not be empty"),
+            text if text.contains(['/', ';']) => Err("must not hold '/' or ';'"),
+            text => printable(text),
+        };
+        match check {
+            Ok(()) => Ok(Self(text)),
+            Err(problem) => Err(InvalidName { kind: "cluster name", value: text.to_string(), problem }),
+        }
+    }
+}
+
 impl NetworkId {
     /// The default network.
     #[must_use]
@@ -252,6 +272,8 @@ mod tests {
         assert_eq!(error, r#"cluster name "East" may hold only a-z, 0-9 and '-'"#);
         assert!(ClusterId::new("-a").is_err());
         assert!(ClusterId::new("a".repeat(64)).is_err());
+        assert_eq!(ClusterId::of_istio("Kubernetes").unwrap().as_str(), "Kubernetes");
+        assert!(ClusterId::of_istio("a;b").is_err() && ClusterId::of_istio("").is_err());
     }
 
     #[test]

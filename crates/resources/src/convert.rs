@@ -10,7 +10,7 @@ use isthmus_model::{ClusterId, Labels, Namespace, NetworkId, Service, Source, Tr
 pub use endpoint::{
     inline_endpoints, pod_endpoint, slice_endpoints, workload_entry_endpoint, workload_labels,
 };
-pub use gateway::network_gateways;
+pub use gateway::{gateway_addresses, network_gateways};
 pub use locality::{node_locality, pod_locality, workload_entry_locality};
 pub use service::{kubernetes_service, service_entry};
 

@@ -9,6 +9,7 @@ pub mod derived;
 pub mod istio;
 pub mod kind;
 pub mod kubernetes;
+pub mod mesh;
 pub mod meta;
 pub mod object;
 pub mod parse;

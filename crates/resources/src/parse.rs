@@ -71,6 +71,11 @@ impl FieldError {
     pub(crate) fn new(path: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { path: path.into(), problem: problem.into() }
     }
+
+    /// Path and problem.
+    pub(crate) fn parts(self) -> (String, String) {
+        (self.path, self.problem)
+    }
 }
 
 /// Deserializes, keeping the path of what failed below `root`.
@@ -94,7 +99,7 @@ pub(crate) fn take(value: &mut Value, member: &str) -> Value {
 }
 
 /// Removes members that are null: in the API null is the same as absent.
-fn strip_nulls(value: &mut Value) {
+pub(crate) fn strip_nulls(value: &mut Value) {
     match value {
         Value::Object(members) => {
             members.retain(|_, member| !member.is_null());
@@ -226,27 +231,75 @@ pub fn parse_yaml(text: &str) -> Vec<Result<Object, ParseError>> {
     values(text).into_iter().map(|value| value.and_then(parse)).collect()
 }
 
-/// The objects of a YAML text, unread.
+/// The objects of a text, unread: see [`documents`].
 pub fn values(text: &str) -> Vec<Result<Value, ParseError>> {
+    documents(text).into_iter().map(|(_, value)| value).collect()
+}
+
+/// The objects of a text of one or more documents, YAML or JSON, unread, each with the position of its document from 1. A `List`
+/// stands for its items; a document that cannot be read is one error.
+pub fn documents(text: &str) -> Vec<(usize, Result<Value, ParseError>)> {
+    if text.trim_start().starts_with('{')
+        && let Ok(values) =
+            serde_json::Deserializer::from_str(text).into_iter().collect::<Result<Vec<Value>, _>>()
+    {
+        let numbered = values.into_iter().enumerate();
+        return numbered
+            .flat_map(|(at, value)| items(value).into_iter().map(move |item| (at + 1, Ok(item))))
+            .collect();
+    }
     let mut found = Vec::new();
-    for (position, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
-        match Value::deserialize(document) {
-            Ok(Value::Null) => {}
-            Ok(mut value) if value["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) => {
-                match value["items"].take() {
-                    Value::Array(items) => found.extend(items.into_iter().map(Ok)),
-                    _ => found.push(Ok(value)),
-                }
+    let mut document = 0;
+    for part in parts(text) {
+        let mut any = false;
+        for read in serde_yaml::Deserializer::from_str(part) {
+            if !any {
+                document += 1;
+                any = true;
             }
-            Ok(value) => found.push(Ok(value)),
-            Err(error) => {
-                found.push(Err(ParseError::Yaml { document: position + 1, problem: error.to_string() }));
-                // The reader cannot find the next document after a syntax error.
-                break;
+            match Value::deserialize(read) {
+                Ok(value) => found.extend(items(value).into_iter().map(|item| (document, Ok(item)))),
+                Err(error) => {
+                    let problem = error.to_string();
+                    found.push((document, Err(ParseError::Yaml { document, problem })));
+                    // The reader cannot find its place again after a syntax error: the next part begins the next document.
+                    break;
+                }
             }
         }
     }
     found
+}
+
+/// A text cut before each line that begins a document, so that one which cannot be read does not hide the next.
+fn parts(text: &str) -> Vec<&str> {
+    let mut cuts = vec![0];
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let marker = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        if marker && at != 0 {
+            cuts.push(at);
+        }
+        at += line.len();
+    }
+    cuts.push(text.len());
+    let all = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]);
+    all.filter(|part| !part.trim().is_empty()).collect()
+}
+
+/// What a document holds: nothing, one object, or the items of a list.
+fn items(mut value: Value) -> Vec<Value> {
+    let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
+    match value {
+        Value::Null => Vec::new(),
+        _ if is_list => match value["items"].take() {
+            Value::Array(items) => items,
+            _ => vec![value],
+        },
+        _ => vec![value],
+    }
 }
 
 #[cfg(test)]

@@ -49,10 +49,15 @@ pub fn network_gateways<'n>(
             }
         }
     } else {
-        found.extend(spec.load_balancer.iter().map(|address| gateway(Arc::clone(address), port.number)));
-        found.extend(spec.external_ips.iter().map(|ip| gateway(ip.to_string().into(), port.number)));
+        found.extend(gateway_addresses(spec).map(|address| gateway(address, port.number)));
     }
     found.sort();
     found.dedup();
     found
+}
+
+/// Where a gateway's Service is reached from outside: its load balancer's addresses and its external IPs.
+pub fn gateway_addresses(spec: &kubernetes::Service) -> impl Iterator<Item = Arc<str>> {
+    let external = spec.external_ips.iter().map(|ip| Arc::from(ip.to_string()));
+    spec.load_balancer.iter().cloned().chain(external)
 }

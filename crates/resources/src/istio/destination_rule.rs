@@ -103,7 +103,7 @@ pub enum SimpleLb {
 }
 
 /// Balancing over localities.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LocalityLb {
     /// Shares by locality.
@@ -117,7 +117,7 @@ pub struct LocalityLb {
 }
 
 /// Where traffic of one locality goes.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Distribute {
     /// Origin, `region/zone/subzone` with `*`.
@@ -127,7 +127,7 @@ pub struct Distribute {
 }
 
 /// Where a region's traffic goes when it fails.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Failover {
     /// Region.
@@ -163,7 +163,7 @@ pub struct TcpPool {
 }
 
 /// TCP keepalive.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TcpKeepalive {
     /// Lost probes until dead.

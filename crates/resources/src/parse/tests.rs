@@ -120,3 +120,18 @@ fn any_json_is_an_answer_and_never_a_panic() {
         assert!(one(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn a_document_that_cannot_be_read_does_not_hide_the_next_and_has_its_position() {
+    let text = "kind: A\n---\nkind: [\n---\nkind: List\nitems: [{kind: B}, {kind: C}]\n--- \n{kind: D}\n";
+    let found = documents(text);
+    let shown: Vec<(usize, Option<&str>)> = found
+        .iter()
+        .map(|(at, value)| (*at, value.as_ref().ok().and_then(|value| value["kind"].as_str())))
+        .collect();
+    assert_eq!(shown, [(1, Some("A")), (2, None), (3, Some("B")), (3, Some("C")), (4, Some("D"))]);
+    let json = "{\"kind\": \"A\"}\n{\"kind\": \"PodList\", \"items\": [{\"kind\": \"B\"}]}";
+    let kinds: Vec<(usize, Value)> =
+        documents(json).into_iter().map(|(at, value)| (at, value.unwrap()["kind"].take())).collect();
+    assert_eq!(kinds, [(1, "A".into()), (2, "B".into())]);
+}
