@@ -94,6 +94,14 @@ Examples:
   isthmus validate -f policies/ -f services/
   kubectl get virtualservices -A -o yaml | isthmus validate -f -")]
     Validate(ValidateArgs),
+    /// Print the definitions of Istio's kinds and of Peer, for a Kubernetes cluster
+    #[command(after_help = "\
+Examples:
+  isthmus crds | kubectl apply --server-side -f -
+  isthmus crds | kubectl diff -f -
+
+A control plane with --standalone has them already.")]
+    Crds,
     /// Print the version
     Version(OutputArgs),
     /// Print a completion script for a shell

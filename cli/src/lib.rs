@@ -34,6 +34,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Command::Status(options) => status::run(&server, &options).await,
         Command::ProxyConfig(options) => proxy_config::run(&server, &options).await,
         Command::Validate(options) => validate::run(&options),
+        Command::Crds => output::documents(&isthmus_resources::crds()),
         Command::Version(options) => output::version(options.output),
         Command::Completion { shell } => completion::run(shell),
     }

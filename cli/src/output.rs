@@ -36,6 +36,16 @@ pub(crate) fn structured(value: &impl Serialize, format: Format) -> anyhow::Resu
     }
 }
 
+/// Objects as YAML documents, for `kubectl apply -f -`.
+pub(crate) fn documents(objects: &[serde_json::Value]) -> anyhow::Result<()> {
+    let mut text = String::new();
+    for object in objects {
+        text.push_str("---\n");
+        text.push_str(&serde_yaml::to_string(object).context("writing YAML")?);
+    }
+    print(&text)
+}
+
 /// `isthmus version`.
 pub(crate) fn version(format: Format) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");

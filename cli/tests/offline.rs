@@ -130,3 +130,19 @@ fn completion_scripts_and_version_are_printed_plain() {
     let version = isthmus(place.path(), &["version", "-o", "json"]);
     assert!(out(&version).starts_with("{\n  \"version\":"), "{}", out(&version));
 }
+
+#[test]
+fn the_definitions_are_printed_as_documents_that_kubectl_takes() {
+    let place = tempfile::tempdir().unwrap();
+    let printed = isthmus(place.path(), &["crds"]);
+    assert!(printed.status.success(), "{}", err(&printed));
+    let text = out(&printed);
+    let documents: Vec<serde_yaml::Value> = serde_yaml::Deserializer::from_str(&text)
+        .map(|document| serde::Deserialize::deserialize(document).unwrap())
+        .collect();
+    assert_eq!(documents.len(), isthmus_resources::crds().len());
+    for document in &documents {
+        assert_eq!(document["kind"], "CustomResourceDefinition", "{document:?}");
+    }
+    assert!(text.contains("name: peers.isthmus.io"), "{text}");
+}

@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, watch as value};
 
 use crate::api::certificates::{Certificates, Signing};
 use crate::api::join::Joining;
+use crate::caller::Callers;
 use crate::config::Config;
 use crate::link::Links;
 use crate::nodes::Clients;
@@ -119,10 +120,11 @@ impl App {
 
         let views = Views::new(Translator::new(mesh_settings(&config)), pipeline.snapshots());
         let registrar = registrar(&config, &source, &clock, &tasks);
+        let callers = Callers { cluster: cluster.clone(), trust_domain: config.trust_domain.clone() };
         let clients = Clients {
+            callers: callers.clone(),
             cluster: config.cluster.clone(),
             network: config.network.clone(),
-            trust_domain: config.trust_domain.clone(),
             views: views.clone(),
             registrar: registrar.clone(),
             synced: synced(pipeline.snapshots(), &tasks),
@@ -130,12 +132,8 @@ impl App {
         };
         let xds_metrics = metrics.register(isthmus_xds::server::Metrics::register);
         let ads = AdsService::new(Arc::new(clients), Limits::default(), xds_metrics, tasks.clone());
-        let signing = Arc::new(Signing {
-            authority: Arc::clone(&authority),
-            cluster: cluster.clone(),
-            trust_domain: config.trust_domain.clone(),
-            clock: Arc::clone(&clock),
-        });
+        let signing =
+            Arc::new(Signing { authority: Arc::clone(&authority), callers, clock: Arc::clone(&clock) });
         let config = Arc::new(config);
         let joining = Joining { signing: Arc::clone(&signing), config: Arc::clone(&config) };
         let routes = tonic::service::Routes::new(ads.clone())

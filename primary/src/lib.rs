@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod app;
+pub mod caller;
 pub mod config;
 pub mod describe;
 pub mod files;

@@ -22,8 +22,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch as value};
 use tokio::time::Instant;
 
+use crate::caller::Peer;
 use crate::config::Config;
-use crate::listener::Peer;
 
 /// To connect to one gateway and shake hands through it.
 const CONNECT: Duration = Duration::from_secs(5);

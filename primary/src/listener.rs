@@ -8,10 +8,11 @@ use anyhow::Context as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use isthmus_lifecycle::{OnFailure, Signal, TaskGroup};
-use isthmus_tls::PeerCertificate;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tower::Service as _;
+
+use crate::caller::{Bearer, Peer};
 
 /// A handshake that takes longer is a stranger's or a dead host's.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -19,15 +20,6 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HANDSHAKES: usize = 128;
 /// Istio's keepalive: ping after 30 s of silence, give up after 10 s more.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
-
-/// Who is at the far end of the connection that a request came over.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    /// Its verified certificate; none when it showed none.
-    pub certificate: Option<PeerCertificate>,
-    /// Its address, for messages.
-    pub address: SocketAddr,
-}
 
 /// Listens, and makes `address` the one that it really is: a port of 0 is the system's choice.
 ///
@@ -100,9 +92,9 @@ async fn connection(
         }
     };
     drop(permit);
-    let peer = Peer { certificate, address };
     let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(peer.clone());
+        let bearer = Bearer::of(request.headers());
+        request.extensions_mut().insert(Peer { certificate: certificate.clone(), address, bearer });
         let mut routes = routes.clone();
         async move { routes.call(request).await }
     });

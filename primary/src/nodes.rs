@@ -9,12 +9,12 @@ use isthmus_kube::registration::{
     Registered, Registrar, Registration, RegistrationError, RegistrationRequest,
 };
 use isthmus_lifecycle::{OnFailure, TaskGroup};
-use isthmus_model::{ClusterId, NetworkId, SpiffeId, TrustDomain};
+use isthmus_model::{ClusterId, NetworkId, SpiffeId};
 use isthmus_xds::server::{Arrival, Closed, HealthReport, Nodes, Session, StreamEvents};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
-use crate::listener::Peer;
+use crate::caller::{Callers, Peer};
 use crate::views::Views;
 
 /// Health reports of one stream that wait for the API server; more than this and the oldest state is told late, not lost: the agent
@@ -27,8 +27,8 @@ pub struct Clients {
     pub cluster: ClusterId,
     /// Network of workloads that name none.
     pub network: NetworkId,
-    /// Trust domain whose identities are served.
-    pub trust_domain: TrustDomain,
+    /// Who they are.
+    pub callers: Callers,
     /// Views of proxies.
     pub views: Views,
     /// Writes Pods and WorkloadEntries.
@@ -39,33 +39,10 @@ pub struct Clients {
     pub tasks: TaskGroup,
 }
 
-fn identity(extensions: &Extensions) -> Result<SpiffeId, Status> {
-    let peer = extensions.get::<Peer>();
-    let address = peer.map(|peer| peer.address.to_string()).unwrap_or_default();
-    let Some(certificate) = peer.and_then(|peer| peer.certificate.as_ref()) else {
-        let problem = format!(
-            "{address} showed no client certificate; join first (`isthmus-vm-agent join`, or a host token)"
-        );
-        return Err(Status::unauthenticated(problem));
-    };
-    certificate.spiffe.clone().ok_or_else(|| {
-        Status::permission_denied(format!(
-            "{address}: certificate {} has no workload identity",
-            certificate.serial
-        ))
-    })
-}
-
 impl Clients {
     /// A stream gets the configuration of the workload that its certificate names, and no other's.
     fn check(&self, id: &SpiffeId, node: &Node) -> Result<(), Status> {
         let refuse = |problem: String| Err(Status::permission_denied(format!("{id} {problem}")));
-        if id.trust_domain != self.trust_domain {
-            return refuse(format!(
-                "is of another trust domain; this control plane serves {}",
-                self.trust_domain
-            ));
-        }
         if id.namespace != node.namespace {
             return refuse(format!("asks for the configuration of namespace {}", node.namespace));
         }
@@ -134,14 +111,18 @@ fn status(error: &RegistrationError) -> Status {
 #[tonic::async_trait]
 impl Nodes for Clients {
     fn identity(&self, extensions: &Extensions) -> Result<Arc<str>, Status> {
-        // One ServiceAccount may stand for many workloads, so the limit is for each host of it.
-        let id = identity(extensions)?;
-        let host = extensions.get::<Peer>().map(|peer| peer.address.ip().to_string()).unwrap_or_default();
-        Ok(format!("{id}@{host}").into())
+        // One ServiceAccount may stand for many workloads, so the limit is for each host of it. Whose a token is, is not known yet.
+        let peer = extensions.get::<Peer>().ok_or_else(|| Status::internal("a request of no connection"))?;
+        let host = peer.address.ip();
+        match &peer.certificate {
+            Some(certificate) => Ok(format!("{}@{host}", certificate.name()).into()),
+            None if peer.bearer.is_some() => Ok(format!("token@{host}").into()),
+            None => Err(peer.stranger()),
+        }
     }
 
     async fn connect(&self, arrival: Arrival) -> Result<Session, Status> {
-        let id = identity(&arrival.extensions)?;
+        let id = self.callers.identify(&arrival.extensions).await?;
         let node = Node::read(&arrival.node).map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.check(&id, &node)
             .inspect_err(|status| tracing::warn!(status = status.message(), "stream refused"))?;

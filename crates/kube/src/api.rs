@@ -438,7 +438,7 @@ impl Cluster {
         outcome.map_err(|error| ApiError::from_kube(action.clone(), self, &error))
     }
 
-    async fn send(
+    pub(crate) async fn send(
         &self,
         action: String,
         method: Method,

@@ -8,6 +8,7 @@ pub mod api;
 pub mod client;
 pub mod conditions;
 pub mod controllers;
+mod discovery;
 pub mod mesh;
 pub mod registration;
 pub mod watch;

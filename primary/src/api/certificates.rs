@@ -5,35 +5,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_ca::{Authority, Names};
-use isthmus_kube::Cluster;
 use isthmus_lifecycle::Clock;
-use isthmus_model::{SpiffeId, TrustDomain};
+use isthmus_model::SpiffeId;
 use isthmus_proto::istio_ca::istio_certificate_service_server::IstioCertificateService;
 use isthmus_proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 use isthmus_resources::Kind;
 use tonic::{Request, Response, Status};
 
-use crate::api::{api_status, bearer};
-use crate::listener::Peer;
-
-/// Audience of Kubernetes tokens that Istio's agents present.
-const ISTIO_AUDIENCE: &str = "istio-ca";
+use crate::api::api_status;
+use crate::caller::Callers;
 
 /// What signing needs; shared with the join service.
 pub struct Signing {
     /// The cluster's intermediate.
     pub authority: Arc<Authority>,
-    /// The API server that knows ServiceAccounts and tokens.
-    pub cluster: Cluster,
-    /// Trust domain of the identities that we issue.
-    pub trust_domain: TrustDomain,
+    /// Who asks, and the API server that knows ServiceAccounts.
+    pub callers: Callers,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
 
 impl std::fmt::Debug for Signing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signing").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+        f.debug_struct("Signing").field("callers", &self.callers).finish_non_exhaustive()
     }
 }
 
@@ -45,6 +39,7 @@ impl Signing {
     pub async fn sign(&self, csr: &str, id: &SpiffeId, ttl: Option<Duration>) -> Result<Vec<String>, Status> {
         let (namespace, account) = (id.namespace.as_str(), &*id.service_account);
         let exists = self
+            .callers
             .cluster
             .get(Kind::ServiceAccount, Some(namespace), account)
             .await
@@ -79,7 +74,7 @@ impl IstioCertificateService for Certificates {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let id = self.caller(&request).await?;
+        let id = self.0.callers.identify(request.extensions()).await?;
         let request = request.into_inner();
         let ttl = u64::try_from(request.validity_duration)
             .ok()
@@ -87,40 +82,5 @@ impl IstioCertificateService for Certificates {
             .map(Duration::from_secs);
         let cert_chain = self.0.sign(&request.csr, &id, ttl).await?;
         Ok(Response::new(IstioCertificateResponse { cert_chain }))
-    }
-}
-
-impl Certificates {
-    async fn caller<T>(&self, request: &Request<T>) -> Result<SpiffeId, Status> {
-        let peer = request.extensions().get::<Peer>();
-        if let Some(id) =
-            peer.and_then(|peer| peer.certificate.as_ref()).and_then(|certificate| certificate.spiffe.clone())
-        {
-            if id.trust_domain == self.0.trust_domain {
-                return Ok(id);
-            }
-            let problem = format!(
-                "{id} is of another trust domain; this control plane issues for {}",
-                self.0.trust_domain
-            );
-            return Err(Status::permission_denied(problem));
-        }
-        let Some(token) = bearer(request) else {
-            return Err(Status::unauthenticated(
-                "show a client certificate of this mesh, or a token with audience istio-ca",
-            ));
-        };
-        let reviewed =
-            self.0.cluster.review_token(token, ISTIO_AUDIENCE).await.map_err(|error| api_status(&error))?;
-        let Some(account) = reviewed else {
-            return Err(Status::unauthenticated(
-                "the token is not valid for audience istio-ca, or has expired",
-            ));
-        };
-        Ok(SpiffeId {
-            trust_domain: self.0.trust_domain.clone(),
-            namespace: account.namespace,
-            service_account: account.name,
-        })
     }
 }

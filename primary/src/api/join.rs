@@ -12,8 +12,9 @@ use isthmus_resources::Kind;
 use serde_json::Value;
 use tonic::{Request, Response, Status};
 
+use crate::api::api_status;
 use crate::api::certificates::Signing;
-use crate::api::{api_status, bearer};
+use crate::caller::bearer;
 use crate::config::Config;
 
 /// The service.
@@ -28,7 +29,7 @@ pub struct Joining {
 #[tonic::async_trait]
 impl JoinService for Joining {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let Some(token) = bearer(&request).map(String::from) else {
+        let Some(token) = bearer(request.extensions()).map(String::from) else {
             return Err(Status::unauthenticated(
                 "joining needs a token: make one with `isthmus vm token` or `isthmus host token`",
             ));
@@ -53,7 +54,7 @@ impl JoinService for Joining {
 
 impl Joining {
     fn cluster(&self) -> &Cluster {
-        &self.signing.cluster
+        &self.signing.callers.cluster
     }
 
     async fn vm(&self, granted: Granted, request: JoinRequest) -> Result<JoinResponse, Status> {
@@ -114,7 +115,7 @@ impl Joining {
 
     async fn respond(&self, csr: &str, account: &NamespacedName) -> Result<JoinResponse, Status> {
         let id = SpiffeId {
-            trust_domain: self.signing.trust_domain.clone(),
+            trust_domain: self.signing.callers.trust_domain.clone(),
             namespace: account.namespace.clone(),
             service_account: Arc::clone(&account.name),
         };

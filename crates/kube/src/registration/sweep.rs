@@ -68,7 +68,10 @@ impl Inner {
 
     async fn sweep(&self) {
         let entries = self.cluster.list_installed(Kind::WorkloadEntry, None, None).await;
-        let leases = self.cluster.list(LEASE, None, Some(&format!("{RECORD}=pod"))).await;
+        let leases = match self.config.writes_pods {
+            true => self.cluster.list(LEASE, None, Some(&format!("{RECORD}=pod"))).await,
+            false => Ok(Vec::new()),
+        };
         for (pod, list) in [(false, entries), (true, leases)] {
             let records = match list {
                 Ok(records) => records,

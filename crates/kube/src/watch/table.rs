@@ -53,6 +53,10 @@ pub(super) struct Table {
 }
 
 impl Table {
+    pub(super) fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
     pub(super) fn get(&self, key: &Key) -> Option<&Object> {
         self.objects.get(key)
     }
