@@ -171,6 +171,12 @@ name!(
 );
 
 impl ClusterId {
+    /// No cluster in particular: what a gateway that only MeshNetworks names belongs to.
+    #[must_use]
+    pub fn unnamed() -> Self {
+        Self(Arc::from(""))
+    }
+
     /// A cluster as Istio names them: any printable text, such as `Kubernetes`, its agents' default. What a name of ours must be besides
     /// is a part of DNS names.
     ///

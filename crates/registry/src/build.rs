@@ -193,7 +193,7 @@ impl Registry {
     /// from this registry's assignments.
     #[must_use]
     pub fn build_from_scratch(&self) -> Snapshot {
-        let mut fresh = Self::new(self.settings.clone());
+        let mut fresh = Self::new(self.settings.clone()).with_mesh(self.mesh.clone());
         fresh.allocator.restore(self.allocator.assignments().iter().map(|(host, ip)| (host.clone(), *ip)));
         for (cluster, tables) in &self.sources {
             fresh.sources.insert(cluster.clone(), Default::default());

@@ -25,7 +25,7 @@ pub use allocate::Allocator;
 pub use config::NamespaceConfig;
 pub use export::{exports, is_exported, own_gateways};
 pub use peer::Refused;
-pub use registry::{CONFIG_KINDS, CORE_KINDS, Registry, Settings};
+pub use registry::{CONFIG_KINDS, CORE_KINDS, MeshOptions, Registry, Settings};
 pub use snapshot::{
     Changes, Gateways, MeshService, NamespaceView, PeerState, PeerView, ServiceKey, Snapshot,
     TrafficDistribution, Workload, WorkloadKey, WorkloadKind,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use isthmus_model::{ClusterId, Endpoint, Namespace, Source, SpiffeId};
+use isthmus_model::{ClusterId, Endpoint, Hostname, Namespace, Source, SpiffeId};
 use isthmus_resources::{Kind, Object, Resource, istio};
 
 use crate::allocate::Allocator;
@@ -102,9 +102,23 @@ impl Registry {
     }
 
     fn is_cluster_local(&self, key: &ServiceKey) -> bool {
+        if let Some(local) = self.is_set_local(key) {
+            return local;
+        }
         let name = self.kubernetes_name(key).unwrap_or_default();
         is_cluster_local(key.namespace.as_str(), name)
             || (key.namespace == self.settings.root_namespace && name.starts_with("istiod"))
+    }
+
+    /// What the most specific of the mesh's service settings says of a host.
+    fn is_set_local(&self, key: &ServiceKey) -> Option<bool> {
+        let settings = self.mesh.service_settings.iter();
+        let named = settings
+            .flat_map(|setting| setting.hosts.iter().map(|host| (host, setting.settings.cluster_local)));
+        let covering = named.filter(|(host, _)| {
+            Hostname::new(host.as_str()).is_ok_and(|host| host.covers(key.host.as_str()))
+        });
+        covering.max_by_key(|(host, _)| (!host.starts_with('*'), host.len())).map(|(_, local)| local)
     }
 
     /// Keys of services in a namespace that a workload with these labels may be behind.

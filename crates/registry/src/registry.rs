@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use isthmus_model::{ClusterId, Namespace, NetworkGateway, NetworkId, PeerChange, TrustDomain};
 use isthmus_resources::convert::{Site, network_gateways};
-use isthmus_resources::{Change, Event, Kind, Object};
+use isthmus_resources::kubernetes::Service;
+use isthmus_resources::mesh::{Networks, ServiceSettings};
+use isthmus_resources::{Change, Event, Kind, Object, Resource};
 
 use crate::allocate::Allocator;
 use crate::declared::kubernetes_host;
@@ -31,6 +34,15 @@ pub struct Settings {
     pub domain: Arc<str>,
 }
 
+/// What the mesh's own configuration says of networks and hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MeshOptions {
+    /// Networks by cluster and address, and their gateways.
+    pub networks: Networks,
+    /// Hosts that stay in their cluster, or do not.
+    pub service_settings: Vec<ServiceSettings>,
+}
+
 /// Kinds that must have been listed before a cluster counts as synced.
 pub const CORE_KINDS: [Kind; 4] = [Kind::Namespace, Kind::Service, Kind::Pod, Kind::EndpointSlice];
 
@@ -50,6 +62,8 @@ pub const CONFIG_KINDS: [Kind; 8] = [
 #[derive(Debug)]
 pub struct Registry {
     pub(crate) settings: Settings,
+    pub(crate) mesh: MeshOptions,
+    pub(crate) ranges: Vec<(IpNet, NetworkId)>,
     pub(crate) sources: BTreeMap<ClusterId, Tables>,
     pub(crate) peers: BTreeMap<ClusterId, Peer>,
     pub(crate) allocator: Allocator,
@@ -77,6 +91,8 @@ impl Registry {
         let published = Arc::new(ArcSwap::from(Arc::clone(&latest)));
         Self {
             settings,
+            mesh: MeshOptions::default(),
+            ranges: Vec::new(),
             sources: BTreeMap::new(),
             peers: BTreeMap::new(),
             allocator: Allocator::default(),
@@ -84,6 +100,14 @@ impl Registry {
             latest,
             published,
         }
+    }
+
+    /// The same, under the configuration of a mesh. To be said before anything is applied.
+    #[must_use]
+    pub fn with_mesh(mut self, mesh: MeshOptions) -> Self {
+        self.ranges = mesh.networks.ranges();
+        self.mesh = mesh;
+        self
     }
 
     /// Takes over what one cluster's API server reports. Nothing is visible before [`Registry::publish`].
@@ -215,7 +239,7 @@ impl Registry {
             .get(cluster)
             .and_then(|tables| tables.namespace(self.settings.root_namespace.as_str()))
             .and_then(|namespace| label_network(&namespace.meta.labels));
-        match labelled {
+        match labelled.or_else(|| self.mesh.networks.of_cluster(cluster).cloned()) {
             Some(network) => network,
             None if *cluster == self.settings.cluster => self.settings.network.clone(),
             None => NetworkId::unnamed(),
@@ -228,7 +252,7 @@ impl Registry {
 
     fn site<'a>(&'a self, cluster: &'a ClusterId, network: &'a NetworkId) -> Site<'a> {
         let Settings { trust_domain, domain, .. } = &self.settings;
-        Site { cluster, trust_domain, domain, network }
+        Site { cluster, trust_domain, domain, network, ranges: &self.ranges }
     }
 
     pub(crate) fn kubernetes_key(&self, name: &str, namespace: &Namespace) -> Option<ServiceKey> {
@@ -245,11 +269,27 @@ impl Registry {
             let site = self.site(cluster, &network);
             for object in tables.all(Kind::Service) {
                 if let Object::Service(service) = object {
-                    all.extend(network_gateways(site, service, tables.nodes()));
+                    if label_network(&service.meta.labels).is_some() {
+                        all.extend(network_gateways(site, service, tables.nodes()));
+                    } else {
+                        all.extend(self.named_gateways(cluster, service));
+                    }
                 }
             }
         }
+        all.extend(self.mesh.networks.fixed_gateways());
         all.into_iter().collect()
+    }
+
+    /// Gateways that MeshNetworks name by their Service.
+    fn named_gateways(&self, cluster: &ClusterId, service: &Resource<Service>) -> Vec<NetworkGateway> {
+        if self.mesh.networks.0.is_empty() {
+            return Vec::new();
+        }
+        let key =
+            service.meta.namespace.as_ref().and_then(|own| self.kubernetes_key(&service.meta.name, own));
+        key.map(|key| self.mesh.networks.service_gateways(cluster, key.host.as_str(), service))
+            .unwrap_or_default()
     }
 
     fn put(&mut self, cluster: &ClusterId, object: Object) {

@@ -37,7 +37,8 @@ impl Registry {
         match object {
             Object::Service(service) => {
                 self.dirty.services.extend(self.kubernetes_key(&meta.name, &namespace));
-                self.dirty.gateways |= label_network(&service.meta.labels).is_some();
+                self.dirty.gateways |=
+                    label_network(&service.meta.labels).is_some() || !self.mesh.networks.0.is_empty();
             }
             Object::EndpointSlice(slice) => {
                 let service = service_of(slice);

@@ -23,7 +23,8 @@ impl Reader<'_> {
             return None;
         }
         let meta = &pod.meta;
-        let network = label_network(&meta.labels).unwrap_or_else(|| self.site.network.clone());
+        let address = pod.spec.ips.first().map(ToString::to_string).unwrap_or_default();
+        let network = self.site.network_of("", &meta.labels, &address);
         let locality = convert::pod_locality(pod, convert::Lookup::node(self.tables, &pod.spec.node));
         // of several ports with one name the first counts
         let ports = pod.spec.ports.iter().filter(|port| port.tcp && !port.name.is_empty()).rev();
@@ -47,10 +48,7 @@ impl Reader<'_> {
     pub(crate) fn entry(&self, namespace: &Namespace, object: &Resource<istio::WorkloadEntry>) -> Workload {
         let Resource { meta, spec } = object;
         let labels = convert::workload_labels(meta, spec);
-        let network = match NetworkId::new(spec.network.as_str()) {
-            Ok(network) if !network.is_unnamed() => network,
-            _ => label_network(&labels).unwrap_or_else(|| self.site.network.clone()),
-        };
+        let network = self.site.network_of(&spec.network, &labels, &spec.address);
         let locality = convert::workload_entry_locality(spec, Some(meta));
         let has_account = !spec.service_account.is_empty();
         let by_account = if has_account { TlsMode::Istio } else { TlsMode::Disabled };

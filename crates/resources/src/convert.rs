@@ -37,6 +37,27 @@ pub struct Site<'a> {
     pub domain: &'a str,
     /// Its default network: label `topology.istio.io/network` of its system namespace.
     pub network: &'a NetworkId,
+    /// Networks of addresses, where it has no default one; the first range that holds an address decides.
+    pub ranges: &'a [(ipnet::IpNet, NetworkId)],
+}
+
+impl Site<'_> {
+    /// Network of a workload: its own field, then its label, then its cluster's, then that of its address.
+    #[must_use]
+    pub fn network_of(&self, own: &str, labels: &Labels, address: &str) -> NetworkId {
+        let text = if own.is_empty() { labels.get(NETWORK_LABEL).unwrap_or_default() } else { own };
+        match NetworkId::new(text) {
+            Ok(network) if !network.is_unnamed() => network,
+            _ if !self.network.is_unnamed() => self.network.clone(),
+            _ => self.by_address(address),
+        }
+    }
+
+    fn by_address(&self, address: &str) -> NetworkId {
+        let Ok(address) = address.parse::<std::net::IpAddr>() else { return self.network.clone() };
+        let found = self.ranges.iter().find(|(range, _)| range.contains(&address));
+        found.map_or_else(|| self.network.clone(), |(_, network)| network.clone())
+    }
 }
 
 /// Finds what endpoints refer to. Called by the conversions of EndpointSlices.

@@ -159,7 +159,7 @@ impl Cluster {
                 continue;
             };
             let site =
-                Site { cluster: &cluster, trust_domain: &domain, domain: "cluster.local", network: &unnamed };
+                Site { cluster: &cluster, trust_domain: &domain, domain: "cluster.local", network: &unnamed, ranges: &[] };
             let istiod =
                 service.spec.ports.iter().find(|port| &*port.name == "tls-istiod" || port.number == 15012);
             for gateway in network_gateways(site, &service, []) {

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::{
-    Endpoint, Health, Labels, Location, Namespace, NetworkId, Resolution, Service, ServicePort, Source,
-    SpiffeId, TargetPort, TlsMode,
+    Endpoint, Health, Labels, Location, Namespace, Resolution, Service, ServicePort, Source, SpiffeId,
+    TargetPort, TlsMode,
 };
 
 use super::locality::{node_locality, pod_locality, workload_entry_locality};
-use super::{HEALTH_CHECKS_ANNOTATION, Lookup, NETWORK_LABEL, Site, TLS_MODE_LABEL, with_topology};
+use super::{HEALTH_CHECKS_ANNOTATION, Lookup, Site, TLS_MODE_LABEL, with_topology};
 use crate::istio;
 use crate::kubernetes;
 use crate::meta::{Meta, Resource};
@@ -67,7 +67,7 @@ fn without_pod(
     if let (true, Some(zone)) = (locality.zone.is_empty(), &endpoint.zone) {
         locality.zone = Arc::clone(zone);
     }
-    let network = site.network.clone();
+    let network = site.network_of("", &Labels::default(), address);
     Endpoint {
         address: Arc::clone(address),
         ports: ports.clone(),
@@ -94,7 +94,7 @@ fn of_pod(
     health: Health,
 ) -> Endpoint {
     let locality = pod_locality(pod, node);
-    let network = network_of(site, "", &pod.meta.labels);
+    let network = site.network_of("", &pod.meta.labels, &address);
     let namespace = pod.meta.namespace.clone().unwrap_or_else(default_namespace);
     let node_name = Some(&*pod.spec.node).filter(|name| !name.is_empty());
     Endpoint {
@@ -239,7 +239,7 @@ fn endpoint_of_entry(
         return None;
     }
     let locality = workload_entry_locality(entry, located_by);
-    let network = network_of(site, &entry.network, &labels);
+    let network = site.network_of(&entry.network, &labels, &entry.address);
     let has_account = !entry.service_account.is_empty();
     let internal = service.location == Location::MeshInternal;
     Some(Endpoint {
@@ -266,15 +266,6 @@ fn service_ports(service: &Service, named: impl Fn(&str) -> Option<u16>) -> BTre
         TargetPort::Name(name) => named(name),
     };
     service.ports.iter().filter_map(|port| Some((Arc::clone(&port.name), resolve(port)?))).collect()
-}
-
-/// Network of an endpoint: its own field, then its label, then its cluster's.
-fn network_of(site: Site<'_>, own: &str, labels: &Labels) -> NetworkId {
-    let text = if own.is_empty() { labels.get(NETWORK_LABEL).unwrap_or_default() } else { own };
-    match NetworkId::new(text) {
-        Ok(network) if !network.is_unnamed() => network,
-        _ => site.network.clone(),
-    }
 }
 
 /// The label decides; without it a workload with a service account speaks mutual TLS where `account` says so.

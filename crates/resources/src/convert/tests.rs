@@ -30,7 +30,13 @@ fn owned() -> Owned {
 
 impl Owned {
     fn site(&self) -> Site<'_> {
-        Site { cluster: &self.0, trust_domain: &self.1, domain: "cluster.local", network: &self.2 }
+        Site {
+            cluster: &self.0,
+            trust_domain: &self.1,
+            domain: "cluster.local",
+            network: &self.2,
+            ranges: &[],
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! MeshNetworks: which workloads are on which network, and where networks are entered.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -96,24 +95,23 @@ impl Networks {
         self.0.iter().find(|(_, network)| network.registries.contains(cluster)).map(|(id, _)| id)
     }
 
-    /// The network of an address: the longest range that holds it.
+    /// All ranges with their networks, the longest first: the first that holds an address decides.
     #[must_use]
-    pub fn of_address(&self, address: IpAddr) -> Option<&NetworkId> {
-        let ranges =
-            self.0.iter().flat_map(|(id, network)| network.cidrs.iter().map(move |range| (id, range)));
-        ranges
-            .filter(|(_, range)| range.contains(&address))
-            .max_by_key(|(_, range)| range.prefix_len())
-            .map(|(id, _)| id)
+    pub fn ranges(&self) -> Vec<(IpNet, NetworkId)> {
+        let all =
+            self.0.iter().flat_map(|(id, network)| network.cidrs.iter().map(|range| (*range, id.clone())));
+        let mut all: Vec<_> = all.collect();
+        all.sort_by_key(|(range, _)| std::cmp::Reverse(range.prefix_len()));
+        all
     }
 
-    /// Gateways at fixed addresses; they belong to no cluster in particular, so `cluster` names them.
-    pub fn fixed_gateways(&self, cluster: &ClusterId) -> impl Iterator<Item = NetworkGateway> {
-        self.0.iter().flat_map(move |(id, network)| {
-            network.gateways.iter().filter_map(move |gateway| match gateway {
+    /// Gateways at fixed addresses; they belong to no cluster in particular.
+    pub fn fixed_gateways(&self) -> impl Iterator<Item = NetworkGateway> {
+        self.0.iter().flat_map(|(id, network)| {
+            network.gateways.iter().filter_map(|gateway| match gateway {
                 NetworkGatewayConfig::Address(address, port) => Some(NetworkGateway {
                     network: id.clone(),
-                    cluster: cluster.clone(),
+                    cluster: ClusterId::unnamed(),
                     address: Arc::clone(address),
                     port: *port,
                 }),
@@ -207,9 +205,10 @@ networks:
         assert!(ignored.is_empty());
         let west = ClusterId::new("west").unwrap();
         assert_eq!(networks.of_cluster(&west).map(NetworkId::as_str), Some("west"));
-        let of = |ip: &str| networks.of_address(ip.parse().unwrap()).map(NetworkId::as_str);
-        assert_eq!([of("10.2.3.4"), of("10.3.0.1"), of("192.0.2.1")], [Some("west"), Some("wide"), None]);
-        assert_eq!(networks.fixed_gateways(&west).count(), 1);
+        let ranges: Vec<String> =
+            networks.ranges().iter().map(|(range, id)| format!("{range} {id}")).collect();
+        assert_eq!(ranges, ["10.2.0.0/16 west", "10.0.0.0/8 wide"]);
+        assert_eq!(networks.fixed_gateways().count(), 1);
         let service = crate::parse(serde_json::json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": "gw", "namespace": "istio-system"},
             "spec": {"ports": [{"port": 443}]}, "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}},
