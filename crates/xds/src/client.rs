@@ -135,8 +135,8 @@ impl Handle {
         self.change(|desired| desired.all(type_url));
     }
 
-    /// Asks for names of a type.
-    pub fn subscribe(&self, type_url: &str, names: impl IntoIterator<Item = impl Into<String>>) {
+    /// Asks for names of a type. One that was dropped a moment ago is asked for again, and answered again.
+    pub fn subscribe(&self, type_url: &str, names: impl IntoIterator<Item = impl Into<Arc<str>>>) {
         self.change(|desired| desired.add(type_url, names.into_iter().map(Into::into)));
     }
 

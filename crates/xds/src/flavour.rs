@@ -28,17 +28,18 @@ const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtension
 const VIRTUAL_HOST: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
 
 /// Position in the push order: clusters, endpoints, listeners, routes, secrets, then all others (Istio's order; Envoy's "make
-/// before break": a listener never names a cluster that was not sent before).
+/// before break": a listener never names a cluster, or a table of names, that was not sent before).
 #[must_use]
 pub fn rank(url: &str) -> u8 {
     match url {
         type_url::CLUSTER => 0,
         type_url::ENDPOINTS => 1,
-        type_url::LISTENER => 2,
-        type_url::ROUTE => 3,
-        type_url::SECRET => 4,
-        type_url::NAME_TABLE => 5,
-        _ => 6,
+        type_url::EXPORTED_NAMES => 2,
+        type_url::LISTENER => 3,
+        type_url::ROUTE => 4,
+        type_url::SECRET => 5,
+        type_url::NAME_TABLE => 6,
+        _ => 7,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is asked for, what the server was told of it, and what the client has: no I/O.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::google::rpc;
@@ -16,10 +17,12 @@ const INTERNAL: i32 = 13;
 const REASON: usize = 4096;
 
 /// Names of one type.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Interest {
     all: bool,
-    names: BTreeSet<String>,
+    names: HashSet<Arc<str>>,
+    /// Names that were added or dropped since the server was last told; in one order, so that requests are alike.
+    touched: BTreeSet<Arc<str>>,
 }
 
 impl Interest {
@@ -53,11 +56,14 @@ impl Desired {
         !std::mem::replace(&mut self.of(type_url).all, true)
     }
 
-    pub(super) fn add(&mut self, type_url: &str, names: impl Iterator<Item = String>) -> bool {
+    pub(super) fn add(&mut self, type_url: &str, names: impl Iterator<Item = Arc<str>>) -> bool {
         let interest = self.of(type_url);
         let mut changed = false;
         for name in names {
-            changed |= interest.names.insert(name);
+            if interest.names.insert(Arc::clone(&name)) {
+                interest.touched.insert(name);
+                changed = true;
+            }
         }
         changed
     }
@@ -70,7 +76,10 @@ impl Desired {
         let interest = self.of(type_url);
         let mut changed = false;
         for name in names {
-            changed |= interest.names.remove(name.as_ref());
+            if let Some(name) = interest.names.take(name.as_ref()) {
+                interest.touched.insert(name);
+                changed = true;
+            }
         }
         changed
     }
@@ -89,32 +98,67 @@ impl Desired {
 /// What the server of the present stream was told.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    types: HashMap<String, Interest>,
+    /// Types, and whether everything of them was asked for. Their names are what is desired, without what was touched since.
+    types: HashMap<String, bool>,
     answered: BTreeSet<String>,
     reports: u64,
 }
 
+/// A version as small as it can be kept: our own servers write sixteen hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Version {
+    Hash(u64),
+    Text(Box<str>),
+}
+
+impl Version {
+    fn of(text: &str) -> Self {
+        let lower = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let hash = (text.len() == 16 && lower).then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        hash.map_or_else(|| Self::Text(text.into()), Self::Hash)
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Hash(hash) => write!(f, "{hash:016x}"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
 /// Versions of what the handler accepted, by type and name.
 #[derive(Debug, Default)]
-pub(super) struct Have(HashMap<String, HashMap<String, String>>);
+pub(super) struct Have(HashMap<String, HashMap<Arc<str>, Version>>);
 
 impl Told {
     /// Requests that make the server know what is desired.
-    pub(super) fn catch_up(&mut self, desired: &Desired, have: &mut Have) -> Vec<DeltaDiscoveryRequest> {
+    pub(super) fn catch_up(&mut self, desired: &mut Desired, have: &mut Have) -> Vec<DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
-        for (url, interest) in &desired.types {
-            let request = match self.types.get(url) {
-                Some(told) if told == interest => continue,
-                None if interest.is_empty() => continue,
-                Some(told) => change(url, told, interest),
-                None => first(url, interest, have),
-            };
+        for (url, interest) in &mut desired.types {
+            let touched = std::mem::take(&mut interest.touched);
             if !interest.all
                 && let Some(known) = have.0.get_mut(url)
             {
-                known.retain(|name, _| interest.names.contains(name));
+                touched.iter().filter(|name| !interest.names.contains(*name)).for_each(|name| {
+                    known.remove(name);
+                });
             }
-            self.types.insert(url.clone(), interest.clone());
+            let request = match self.types.get(url) {
+                Some(told) if touched.is_empty() && *told == interest.all => continue,
+                None if interest.is_empty() => continue,
+                Some(told) => change(url, *told, interest, touched),
+                None => {
+                    if !interest.all
+                        && let Some(known) = have.0.get_mut(url)
+                    {
+                        known.retain(|name, _| interest.names.contains(name));
+                    }
+                    first(url, interest, have)
+                }
+            };
+            self.types.insert(url.clone(), interest.all);
             requests.push(request);
         }
         if let Some(health) = &desired.health
@@ -157,27 +201,35 @@ impl Have {
     pub(super) fn from_known(known: Vec<(String, String, String)>) -> Self {
         let mut have = Self::default();
         for (type_url, name, version) in known {
-            have.0.entry(type_url).or_default().insert(name, version);
+            have.0.entry(type_url).or_default().insert(name.into(), Version::of(&version));
         }
         have
     }
 
     /// Takes note of what was applied. A rejected resource stays at the version in force, or unknown, so that a reconnect brings it
-    /// again.
+    /// again; what is no longer desired is not noted.
     pub(super) fn applied(
         &mut self,
         type_url: &str,
         upserts: Vec<(String, String)>,
         removed: &[String],
         rejections: &[Rejection],
+        desired: &Desired,
     ) {
         let known = self.0.entry(type_url.to_string()).or_default();
         for name in removed {
-            known.remove(name);
+            known.remove(name.as_str());
         }
-        for (name, version) in upserts {
-            if !rejections.iter().any(|rejection| rejection.name == name) {
-                known.insert(name, version);
+        let Some(interest) = desired.find(type_url) else { return };
+        let rejected: HashSet<&str> = rejections.iter().map(|rejection| &*rejection.name).collect();
+        for (name, version) in upserts.iter().filter(|(name, _)| !rejected.contains(name.as_str())) {
+            let version = Version::of(version);
+            if let Some(known) = known.get_mut(name.as_str()) {
+                *known = version;
+            } else if let Some(name) = interest.names.get(name.as_str()) {
+                known.insert(Arc::clone(name), version);
+            } else if interest.all {
+                known.insert(name.as_str().into(), version);
             }
         }
     }
@@ -209,24 +261,35 @@ fn status(message: String) -> rpc::Status {
 fn first(url: &str, interest: &Interest, have: &Have) -> DeltaDiscoveryRequest {
     let initial = have.0.get(url).into_iter().flatten().filter(|(name, _)| interest.wants(name));
     let star = (interest.all && !interest.names.is_empty()).then(|| "*".to_string());
+    let mut names: Vec<String> = interest.names.iter().map(ToString::to_string).collect();
+    names.sort_unstable();
     DeltaDiscoveryRequest {
         type_url: url.to_string(),
         // Nothing at all is everything, in the first request.
-        resource_names_subscribe: star.into_iter().chain(interest.names.iter().cloned()).collect(),
-        initial_resource_versions: initial.map(|(name, version)| (name.clone(), version.clone())).collect(),
+        resource_names_subscribe: star.into_iter().chain(names).collect(),
+        initial_resource_versions: initial
+            .map(|(name, version)| (name.to_string(), version.to_string()))
+            .collect(),
         ..Default::default()
     }
 }
 
-fn change(url: &str, told: &Interest, interest: &Interest) -> DeltaDiscoveryRequest {
-    let star = (interest.all && !told.all).then(|| "*".to_string());
+/// A name that was dropped and added again is asked for again: the server answers it once more, and whoever asked anew waits for
+/// that.
+fn change(
+    url: &str,
+    all_told: bool,
+    interest: &Interest,
+    touched: BTreeSet<Arc<str>>,
+) -> DeltaDiscoveryRequest {
+    let star = (interest.all && !all_told).then(|| "*".to_string());
+    let (added, dropped): (Vec<_>, Vec<_>) =
+        touched.into_iter().partition(|name| interest.names.contains(name));
+    let added = added.iter().map(ToString::to_string);
     DeltaDiscoveryRequest {
         type_url: url.to_string(),
-        resource_names_subscribe: star
-            .into_iter()
-            .chain(interest.names.difference(&told.names).cloned())
-            .collect(),
-        resource_names_unsubscribe: told.names.difference(&interest.names).cloned().collect(),
+        resource_names_subscribe: star.into_iter().chain(added).collect(),
+        resource_names_unsubscribe: dropped.iter().map(ToString::to_string).collect(),
         ..Default::default()
     }
 }

@@ -169,7 +169,7 @@ impl<H: Handler> Client<H> {
         introduced: &mut bool,
         requests: &mpsc::Sender<Bytes>,
     ) -> Result<(), SessionError> {
-        let news = told.catch_up(&self.shared.desired.lock(), &mut self.have);
+        let news = told.catch_up(&mut self.shared.desired.lock(), &mut self.have);
         for mut request in news {
             if !std::mem::replace(introduced, true) {
                 request.node = Some(self.config.node.clone());
@@ -203,7 +203,7 @@ impl<H: Handler> Client<H> {
                 "refused a resource"
             );
         }
-        self.have.applied(&type_url, versions, &removed, &rejections);
+        self.have.applied(&type_url, versions, &removed, &rejections, &self.shared.desired.lock());
         send(requests, &answer(type_url, nonce, &rejections)).await
     }
 }

@@ -73,6 +73,11 @@ pub trait StreamEvents: Send + Sync {
         let _ = report;
     }
 
+    /// The client has accepted everything of this type up to this version of its view.
+    fn accepted(&self, type_url: &str, version: u64) {
+        let _ = (type_url, version);
+    }
+
     /// The client refused a response.
     fn refused(&self, type_url: &str, error: &str) {
         let _ = (type_url, error);
