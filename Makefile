@@ -48,7 +48,7 @@ test: needs build
 	@test -x tests/kube/bin/kube-apiserver || echo 'make test: no tests/kube/bin/kube-apiserver, so nothing is compared with a real one (make kube-assets)'
 	@$(CARGO) test --workspace --locked
 
-BENCHED := -p isthmus-bench -p isthmus-primary -p isthmus-eastwest-gw -p isthmus-sidecar
+BENCHED := -p isthmus-bench -p isthmus-primary -p isthmus-eastwest-gw -p isthmus-sidecar -p isthmus-cli
 
 bench-gateway bench-xds:
 	@$(CARGO) build --release --locked $(BENCHED)
