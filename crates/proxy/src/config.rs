@@ -70,6 +70,31 @@ pub struct Limits {
     pub attempts: u32,
     /// A connection without a byte for so long is closed, unless the listener says otherwise.
     pub idle: Duration,
+    /// A connection older than this is closed, give or take a tenth, so that those of one moment do not all come back at one
+    /// moment. Zero: never.
+    pub age: Duration,
+    /// Bytes of unfinished ClientHellos in all; the first few kilobytes of each are not counted.
+    pub hello_bytes: usize,
+    /// Keepalive of clients' connections, and of those to endpoints whose cluster says nothing.
+    pub keepalive: Keepalive,
+}
+
+/// TCP keepalive. What is not set is the kernel's choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Probes without an answer until the connection counts as broken.
+    pub probes: Option<u32>,
+    /// Silence until the first probe.
+    pub time: Option<Duration>,
+    /// From probe to probe.
+    pub interval: Option<Duration>,
+}
+
+impl Default for Keepalive {
+    /// Well below the idle limits of cloud balancers (350 s on AWS, 240 s on Azure), which drop silent connections unsaid.
+    fn default() -> Self {
+        Self { probes: Some(4), time: Some(Duration::from_secs(60)), interval: Some(Duration::from_secs(15)) }
+    }
 }
 
 impl Default for Limits {
@@ -81,6 +106,9 @@ impl Default for Limits {
             detection: Duration::from_millis(500),
             attempts: 3,
             idle: Duration::from_secs(3600),
+            age: Duration::ZERO,
+            hello_bytes: 64 * 1024 * 1024,
+            keepalive: Keepalive::default(),
         }
     }
 }

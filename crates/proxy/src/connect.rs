@@ -9,26 +9,23 @@ use isthmus_tls::{HandshakeError, PeerCertificate};
 use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use thiserror::Error;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
+use crate::announced::{self, Announce, Ends};
 use crate::balance::Endpoint;
 use crate::cluster::Cluster;
-use crate::resource::cluster::Keepalive;
+use crate::config::Keepalive;
 use crate::resource::tls::{ClientTls, Upstream};
 use crate::stream::Stream;
-
-/// Keepalive of every connection, below the idle limits of cloud balancers (four minutes and more).
-pub(crate) const KEEPALIVE: Keepalive = Keepalive {
-    probes: Some(4),
-    time: Some(Duration::from_secs(60)),
-    interval: Some(Duration::from_secs(15)),
-};
 
 /// Opens upstream connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
     pub(crate) mark: Option<u32>,
+    /// Where the cluster says nothing.
+    pub(crate) keepalive: Keepalive,
 }
 
 /// An upstream connection.
@@ -75,23 +72,32 @@ impl ConnectError {
 }
 
 impl Connector {
-    /// Connects to an endpoint of a cluster, handshake included.
+    /// Connects to an endpoint of a cluster, handshake included. An endpoint that wants it is told the client's ends first.
     pub(crate) async fn connect(
         &self,
         cluster: &Cluster,
         address: SocketAddr,
         transport: &Upstream,
+        client: Option<Ends>,
     ) -> Result<Connected, ConnectError> {
         let config = &cluster.config;
         let deadline = Instant::now() + config.connect_timeout;
-        let keepalive = config.keepalive.unwrap_or(KEEPALIVE);
+        let keepalive = config.keepalive.unwrap_or(self.keepalive);
         let opened = self.open(address, config.source_for(address.ip()), &keepalive);
         let stream = match tokio::time::timeout_at(deadline, opened).await {
             Ok(opened) => opened.map_err(ConnectError::Tcp)?,
             Err(_) => return Err(ConnectError::Timeout(config.connect_timeout)),
         };
+        let (stream, transport) = match transport {
+            Upstream::Announced(version, inner) => {
+                (announce(stream, *version, client).await.map_err(ConnectError::Tcp)?, &**inner)
+            }
+            other => (stream, other),
+        };
         match transport {
-            Upstream::Plain => Ok(Connected { stream: Stream::Plain(stream), peer: None }),
+            Upstream::Plain | Upstream::Announced(..) => {
+                Ok(Connected { stream: Stream::Plain(stream), peer: None })
+            }
             Upstream::Tls(tls) => {
                 let handshake = Box::pin(encrypt(tls, address, stream, deadline));
                 handshake.await.map_err(|error| match error {
@@ -107,7 +113,7 @@ impl Connector {
 
     /// Whether an endpoint takes connections, its TLS handshake included.
     pub(crate) async fn probe(&self, cluster: &Cluster, endpoint: &Endpoint) -> Result<(), ConnectError> {
-        let connected = self.connect(cluster, endpoint.address(), &endpoint.transport).await?;
+        let connected = self.connect(cluster, endpoint.address(), &endpoint.transport, None).await?;
         connected.stream.abandon();
         Ok(())
     }
@@ -147,6 +153,12 @@ pub(crate) fn tune(socket: &Socket, keepalive: &Keepalive) -> io::Result<()> {
         params = params.with_retries(probes);
     }
     socket.set_tcp_keepalive(&params)
+}
+
+/// A new socket's buffer takes a header at once.
+async fn announce(mut stream: TcpStream, version: Announce, client: Option<Ends>) -> io::Result<TcpStream> {
+    stream.write_all(&announced::write(version, client)).await?;
+    Ok(stream)
 }
 
 async fn encrypt(

@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use crate::resource::chain::{Chain, Target};
 use crate::resource::cluster::Kind;
-use crate::resource::tls::Upstream;
 use crate::shared::Shared;
 
 /// Chains shown of one listener; a gateway may have one for each service of the mesh.
@@ -25,6 +24,8 @@ pub(crate) fn listeners(shared: &Shared) -> Value {
         json!({
             "name": &*listener.name,
             "address": listener.address,
+            "additionalAddresses": listener.places[1..].iter().map(|place| place.address).collect::<Vec<_>>(),
+            "proxyProtocol": listener.announced.is_some(),
             "bound": listener.bound,
             "direction": format!("{:?}", listener.direction).to_lowercase(),
             "chainCount": listener.chains.len(),
@@ -115,7 +116,7 @@ fn show_endpoints(cluster: &Cluster) -> Vec<Value> {
             "priority": endpoint.priority,
             "locality": &*endpoint.locality,
             "weight": endpoint.weight,
-            "tls": matches!(endpoint.transport, Upstream::Tls(_)),
+            "tls": endpoint.transport.is_tls(),
             "workload": endpoint.workload.as_ref().map(|workload| &*workload.name),
             "workloadCluster": endpoint.workload.as_ref().map(|workload| &*workload.cluster),
             "connections": endpoint.host.active(),

@@ -20,6 +20,7 @@
 //! the endpoint out.
 
 mod access;
+mod announced;
 mod balance;
 mod chains;
 mod cluster;
@@ -38,5 +39,7 @@ mod shared;
 mod stream;
 mod upstream;
 
-pub use config::{Config, HostResolver, Limits, MARK, Netfilter, Node, OriginalDestination, Resolve};
-pub use proxy::{BuildError, Proxy, Rejection, RunError};
+pub use config::{
+    Config, HostResolver, Keepalive, Limits, MARK, Netfilter, Node, OriginalDestination, Resolve,
+};
+pub use proxy::{BuildError, ListeningSocket, Proxy, Rejection, RunError};

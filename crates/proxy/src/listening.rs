@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -12,8 +13,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::connect::{KEEPALIVE, tune};
-use crate::resource::listener::Listener;
+use crate::config::Keepalive;
+use crate::connect::tune;
+use crate::resource::listener::{Listener, Place};
 use crate::serve::serve;
 use crate::shared::{Admitted, Shared};
 use crate::stream::reset;
@@ -31,23 +33,102 @@ pub(crate) struct Bound {
     pub(crate) address: SocketAddr,
     pub(crate) listener: ArcSwapOption<Listener>,
     pub(crate) closed: CancellationToken,
-    /// The socket, until there is a listener.
-    pub(crate) waiting: Mutex<Option<TcpListener>>,
+    state: Mutex<State>,
+}
+
+/// Where a socket is.
+enum State {
+    /// Its connections wait in the kernel: there is no listener yet, or a predecessor still serves.
+    Waiting(Arc<TcpListener>),
+    /// Its loop owns it.
+    Accepting(Weak<TcpListener>),
+    /// There is none: a predecessor has the address and did not hand it over.
+    Owed(Place),
+}
+
+impl Bound {
+    pub(crate) fn new(
+        asked: SocketAddr,
+        listener: Option<Arc<Listener>>,
+        socket: TcpListener,
+    ) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        Ok(Self::with(asked, address, listener, State::Waiting(Arc::new(socket))))
+    }
+
+    /// A listener whose address becomes free when the predecessor goes.
+    pub(crate) fn owed(place: Place, listener: Arc<Listener>) -> Self {
+        Self::with(place.address, place.address, Some(listener), State::Owed(place))
+    }
+
+    fn with(asked: SocketAddr, address: SocketAddr, listener: Option<Arc<Listener>>, state: State) -> Self {
+        Self {
+            asked,
+            address,
+            listener: ArcSwapOption::new(listener),
+            closed: CancellationToken::new(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Accepts until the proxy stops or the listener is closed. It changes nothing when it already does.
+    ///
+    /// # Errors
+    /// When the socket was owed and cannot be had.
+    pub(crate) fn begin(self: &Arc<Self>, shared: &Arc<Shared>) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let socket = match &*state {
+            State::Accepting(_) => return Ok(()),
+            State::Waiting(socket) => Arc::clone(socket),
+            State::Owed(place) => Arc::new(bind(*place, &shared.config.limits.keepalive)?),
+        };
+        *state = State::Accepting(Arc::downgrade(&socket));
+        drop(state);
+        accept(shared, self, socket);
+        Ok(())
+    }
+
+    /// The socket once more, for a successor.
+    pub(crate) fn duplicate(&self) -> io::Result<Option<OwnedFd>> {
+        let socket = match &*self.state.lock() {
+            State::Waiting(socket) => Some(Arc::clone(socket)),
+            State::Accepting(socket) => socket.upgrade(),
+            State::Owed(_) => None,
+        };
+        socket.map(|socket| socket.as_fd().try_clone_to_owned()).transpose()
+    }
 }
 
 /// Listens. What is set on the socket holds for the connections that it accepts (Linux hands it down), without a call for each.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+pub(crate) fn bind(place: Place, keepalive: &Keepalive) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(place.address), Type::STREAM, Some(Protocol::TCP))?;
+    if place.address.is_ipv6() {
+        // As Envoy: [::] is IPv6 alone unless asked, so that 0.0.0.0 may have the same port.
+        socket.set_only_v6(!place.dual_stack)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    tune(&socket, &KEEPALIVE)?;
-    socket.bind(&address.into())?;
+    tune(&socket, keepalive)?;
+    socket.bind(&place.address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until the proxy stops or the listener is closed.
-pub(crate) fn start(shared: &Arc<Shared>, bound: &Arc<Bound>, socket: TcpListener) {
+/// A listening socket of a predecessor.
+pub(crate) fn adopt(socket: OwnedFd, keepalive: &Keepalive) -> io::Result<TcpListener> {
+    let socket = Socket::from(socket);
+    if !socket.is_listener()? {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the socket that was handed over does not listen",
+        ));
+    }
+    socket.set_nonblocking(true)?;
+    tune(&socket, keepalive)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn accept(shared: &Arc<Shared>, bound: &Arc<Bound>, socket: Arc<TcpListener>) {
     let (proxy, bound) = (Arc::clone(shared), Arc::clone(bound));
     let stop = shared.tasks.signal();
     shared.tasks.spawn("listener", OnFailure::Stop, async move {
@@ -75,7 +156,9 @@ fn admit(shared: &Arc<Shared>, bound: &Bound, stream: TcpStream, source: SocketA
         shared.metrics.refused("no_listener");
         return reset(&stream);
     };
-    let Some(admitted) = Admitted::ask(shared, source.ip(), !listener.captures) else {
+    // Behind a balancer that announces its clients the source is known later.
+    let by_source = !listener.captures && listener.announced.is_none();
+    let Some(admitted) = Admitted::ask(shared, source.ip(), by_source) else {
         return reset(&stream);
     };
     shared.tasks.spawn_many(serve(Arc::clone(shared), listener, stream, source, admitted));

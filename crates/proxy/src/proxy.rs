@@ -1,8 +1,8 @@
 //! The proxy as its program sees it.
 
 mod apply;
+mod sockets;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,16 +11,17 @@ use isthmus_lifecycle::{Drain, TaskGroup};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
-use tokio_util::sync::CancellationToken;
 
 use crate::balance::outlier::Outliers;
 use crate::config::Config;
 use crate::connect::Connector;
 use crate::inspect;
-use crate::listening::{Bound, bind, start};
 use crate::metrics::Metrics;
 use crate::resource::tls::Configurations;
 use crate::shared::{Door, Shared, Tables};
+use sockets::Sockets;
+
+pub use sockets::ListeningSocket;
 
 /// The listener of captured outbound connections.
 pub(crate) const OUTBOUND: &str = "virtualOutbound";
@@ -61,7 +62,7 @@ pub struct Rejection {
 #[derive(Clone)]
 pub struct Proxy {
     shared: Arc<Shared>,
-    sockets: Arc<Mutex<HashMap<Arc<str>, Arc<Bound>>>>,
+    sockets: Arc<Mutex<Sockets>>,
     drain: Drain,
 }
 
@@ -72,10 +73,25 @@ impl Proxy {
     /// # Errors
     /// When a socket cannot be bound.
     pub fn build(config: Config, metrics: &mut Registry) -> Result<Self, BuildError> {
+        let proxy = Self::succeed(config, Vec::new(), metrics)?;
+        proxy.open();
+        Ok(proxy)
+    }
+
+    /// As [`Proxy::build`], as the successor of a process that still serves: its sockets are used, nothing is accepted until
+    /// [`Proxy::open`], and an address that it has and did not hand over is waited for until then.
+    ///
+    /// # Errors
+    /// When a socket cannot be bound.
+    pub fn succeed(
+        config: Config,
+        inherited: Vec<ListeningSocket>,
+        metrics: &mut Registry,
+    ) -> Result<Self, BuildError> {
         let drain = Drain::new();
         let tasks = TaskGroup::new("proxy", drain.clone());
         let metrics = Arc::new(Metrics::register(config.node.clone(), metrics));
-        let connector = Arc::new(Connector { mark: config.mark });
+        let connector = Arc::new(Connector { mark: config.mark, keepalive: config.limits.keepalive });
         let outliers = Outliers {
             connector: Arc::clone(&connector),
             metrics: Arc::clone(&metrics),
@@ -93,14 +109,14 @@ impl Proxy {
             tasks,
             door: Door::default(),
         });
-        let mut sockets = HashMap::new();
+        let mut sockets = Sockets::held(inherited);
         for (listener, address) in capture {
             let Some(address) = address else { continue };
-            let failed = |source| BuildError::Bind { listener, address, source };
-            let socket = bind(address).map_err(failed)?;
-            let address = socket.local_addr().map_err(failed)?;
-            let bound = Bound::waiting(address, socket);
-            sockets.insert(Arc::from(listener), Arc::new(bound));
+            sockets.capture(listener, address, &shared).map_err(|source| BuildError::Bind {
+                listener,
+                address,
+                source,
+            })?;
         }
         Ok(Self { shared, sockets: Arc::new(Mutex::new(sockets)), drain })
     }
@@ -136,10 +152,29 @@ impl Proxy {
         self.shared.tasks.failure().map_or(Ok(()), |failure| Err(RunError(failure)))
     }
 
+    /// Begins to accept, when the predecessor of [`Proxy::succeed`] has stopped.
+    pub fn open(&self) {
+        self.sockets.lock().open(&self.shared);
+    }
+
+    /// The listening sockets, for a successor. They stay in use here until [`Proxy::leave`].
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn sockets(&self) -> std::io::Result<Vec<ListeningSocket>> {
+        self.sockets.lock().duplicate()
+    }
+
+    /// Stops accepting and closes the listening sockets; what a successor holds of them goes on listening. Open connections
+    /// go on, and [`Proxy::run`] ends with the last of them.
+    pub fn leave(&self) {
+        self.drain.refuse();
+    }
+
     /// Where listeners listen, by listener name; for tests that bind port 0.
     #[must_use]
     pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
-        self.sockets.lock().iter().map(|(name, bound)| (Arc::clone(name), bound.address)).collect()
+        self.sockets.lock().addresses()
     }
 
     /// Open downstream connections now.
@@ -164,67 +199,5 @@ impl Proxy {
     #[must_use]
     pub fn endpoints_json(&self) -> serde_json::Value {
         inspect::endpoints(&self.shared)
-    }
-
-    /// Opens a socket for a listener, or gives the one that it has to its new form.
-    fn listen(&self, listener: &Arc<crate::resource::listener::Listener>) -> std::io::Result<()> {
-        let mut sockets = self.sockets.lock();
-        let captures = [OUTBOUND, INBOUND].contains(&&*listener.name);
-        if let Some(bound) = sockets.get(&listener.name)
-            && (captures || bound.asked == listener.address)
-        {
-            bound.listener.store(Some(Arc::clone(listener)));
-            bound.begin(&self.shared);
-            return Ok(());
-        }
-        // The new socket comes before the old one goes: a listener that cannot move stays where it is.
-        let socket = bind(listener.address)?;
-        let address = socket.local_addr()?;
-        let bound = Arc::new(Bound::serving(Arc::clone(listener), address));
-        start(&self.shared, &bound, socket);
-        if let Some(old) = sockets.insert(Arc::clone(&listener.name), bound) {
-            old.closed.cancel();
-        }
-        Ok(())
-    }
-
-    /// Closes a listener's socket. Capture sockets stay, and refuse.
-    fn unlisten(&self, name: &str) {
-        let mut sockets = self.sockets.lock();
-        let Some(bound) = sockets.get(name) else { return };
-        bound.listener.store(None);
-        if ![OUTBOUND, INBOUND].contains(&name) {
-            bound.closed.cancel();
-            sockets.remove(name);
-        }
-    }
-}
-
-impl Bound {
-    /// A socket whose connections wait in the kernel until there is a listener.
-    fn waiting(address: SocketAddr, socket: tokio::net::TcpListener) -> Self {
-        Self {
-            asked: address,
-            address,
-            listener: arc_swap::ArcSwapOption::empty(),
-            closed: CancellationToken::new(),
-            waiting: Mutex::new(Some(socket)),
-        }
-    }
-
-    fn serving(listener: Arc<crate::resource::listener::Listener>, address: SocketAddr) -> Self {
-        Self {
-            asked: listener.address,
-            address,
-            listener: arc_swap::ArcSwapOption::new(Some(listener)),
-            closed: CancellationToken::new(),
-            waiting: Mutex::new(None),
-        }
-    }
-
-    fn begin(self: &Arc<Self>, shared: &Arc<Shared>) {
-        if let Some(socket) = self.waiting.lock().take() {
-            start(shared, self, socket);
-        }
     }
 }

@@ -4,18 +4,21 @@ mod join;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::access::Record;
+use crate::access::{Flag, Record, Refusal};
+use crate::announced;
 use crate::balance::Active;
 use crate::cluster::Occupied;
+use crate::config::Limits;
 use crate::metrics::Counters;
 use crate::relay::{End, Outcome, Patience, Relay};
 use crate::resource::chain::Timing;
 use crate::resource::listener::Listener;
 use crate::shared::{Admitted, Shared};
-use crate::stream::Stream;
+use crate::stream::{Stream, reset};
 use crate::upstream::Reached;
 use join::join;
 
@@ -57,10 +60,10 @@ async fn begin(
     listener: Arc<Listener>,
     stream: TcpStream,
     source: SocketAddr,
-    admitted: Admitted,
+    mut admitted: Admitted,
 ) -> Option<(Box<Open>, Patience)> {
     let mut record = Record::new(listener, source);
-    let joined = match join(&shared, stream, &mut record).await {
+    let joined = match receive(&shared, stream, &mut record, &mut admitted).await {
         Ok(joined) => joined,
         Err(refusal) => {
             let counters = shared.metrics.opened(&record, own_principal(&shared));
@@ -73,13 +76,46 @@ async fn begin(
     let limits = &shared.config.limits;
     let patience = Patience {
         idle: Some(joined.timing.idle.unwrap_or(limits.idle)).filter(|idle| !idle.is_zero()),
-        until: joined.timing.lifetime.map(|lifetime| record.began + lifetime),
+        until: lifetime(joined.timing, limits).map(|lifetime| record.began + lifetime),
     };
     let host = record.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.host));
     let Joined { downstream, upstream: Reached { stream, active, occupied }, forwarded, .. } = joined;
     let relay = Relay::new(downstream, stream, host, forwarded, counters.meter());
     let open = Open { record, counters, relay, _active: active, _occupied: occupied, _admitted: admitted };
     Some((Box::new(open), patience))
+}
+
+/// Joins, once it is known who the client is.
+async fn receive(
+    shared: &Arc<Shared>,
+    mut stream: TcpStream,
+    record: &mut Record,
+    admitted: &mut Admitted,
+) -> Result<Joined, Refusal> {
+    if let Some(accepted) = record.listener.announced {
+        match announced::read(&mut stream, accepted, shared.config.limits.handshake).await {
+            Ok(ends) => record.source = ends.map_or(record.source, |ends| ends.source),
+            Err(error) => {
+                reset(&stream);
+                shared.metrics.refused(error.cause());
+                return Err(Refusal::new(Flag::Downstream, error.to_string()));
+            }
+        }
+        if !admitted.belongs_to(record.source.ip()) {
+            reset(&stream);
+            return Err(Refusal::new(Flag::Overflow, "too many connections from its source"));
+        }
+    }
+    join(shared, stream, record).await
+}
+
+/// How old a connection may become: what its chain says, and at most the proxy's own age, give or take a tenth.
+fn lifetime(timing: Timing, limits: &Limits) -> Option<Duration> {
+    if limits.age.is_zero() {
+        return timing.lifetime;
+    }
+    let own = limits.age.mul_f64(rand::random_range(0.9..1.1));
+    Some(timing.lifetime.map_or(own, |lifetime| lifetime.min(own)))
 }
 
 impl Open {

@@ -1,7 +1,7 @@
 //! What all connections of a proxy share.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -68,6 +68,35 @@ impl Tables {
 pub(crate) struct Door {
     inside: AtomicUsize,
     sources: Mutex<HashMap<IpAddr, usize>>,
+    /// Bytes of unfinished hellos.
+    hellos: AtomicUsize,
+}
+
+/// Bytes that an unfinished hello holds; given back when it is dropped.
+pub(crate) struct Held<'a> {
+    door: &'a Door,
+    bytes: usize,
+}
+
+impl Door {
+    pub(crate) fn hold(&self) -> Held<'_> {
+        Held { door: self, bytes: 0 }
+    }
+}
+
+impl Held<'_> {
+    /// Counts up to this many bytes. False when all hellos together would hold more than `most`.
+    pub(crate) fn grow(&mut self, bytes: usize, most: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        self.bytes += more;
+        more == 0 || self.door.hellos.fetch_add(more, Ordering::Relaxed) + more <= most
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.door.hellos.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A downstream connection that was let in; counted until it is dropped.
@@ -88,18 +117,30 @@ impl Admitted {
         // From here on dropping it takes the count back.
         let mut admitted = Self { shared: Arc::clone(shared), source: None };
         shared.metrics.open().inc();
-        if by_source {
-            let mut sources = shared.door.sources.lock();
-            let count = sources.entry(source).or_default();
-            if *count >= limits.connections_per_source {
-                drop(sources);
-                shared.metrics.refused("too_many_from_one_source");
-                return None;
-            }
-            *count += 1;
-            admitted.source = Some(source);
+        (!by_source || admitted.belongs_to(source)).then_some(admitted)
+    }
+
+    /// Counts it for this address. False when that has too many; the reason is counted.
+    pub(crate) fn belongs_to(&mut self, address: IpAddr) -> bool {
+        let source = client(address);
+        let mut sources = self.shared.door.sources.lock();
+        let count = sources.entry(source).or_default();
+        if *count >= self.shared.config.limits.connections_per_source {
+            drop(sources);
+            self.shared.metrics.refused("too_many_from_one_source");
+            return false;
         }
-        Some(admitted)
+        *count += 1;
+        self.source = Some(source);
+        true
+    }
+}
+
+/// Whom an address stands for: of IPv6 its /64, all of which one client commonly has.
+fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+        v4 => v4,
     }
 }
 
@@ -115,5 +156,30 @@ impl Drop for Admitted {
                 sources.remove(&source);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_an_ipv4_address_or_an_ipv6_network() {
+        let of = |text: &str| client(text.parse().unwrap()).to_string();
+        assert_eq!(of("192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(of("2001:db8:1:2:ffff::1"), of("2001:db8:1:2::9"));
+        assert_ne!(of("2001:db8:1:3::9"), of("2001:db8:1:2::9"));
+    }
+
+    #[test]
+    fn hellos_together_hold_no_more_than_they_may() {
+        let door = Door::default();
+        let (mut one, mut other) = (door.hold(), door.hold());
+        assert!(one.grow(60, 100) && one.grow(60, 100) && one.grow(80, 100));
+        assert!(!other.grow(21, 100));
+        drop((one, other));
+        assert!(door.hold().grow(100, 100), "what was held is given back");
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 use crate::access::{Flag, Peer, Record, Refusal};
+use crate::announced::Ends;
 use crate::balance::Active;
 use crate::cluster::{Cluster, Occupied};
 use crate::connect::{ConnectError, Connected};
@@ -52,6 +53,7 @@ pub(crate) async fn reach(
     if tokio::time::timeout(cluster.config.connect_timeout, cluster.known()).await.is_err() {
         return Err(Refusal::new(Flag::NoHealthyUpstream, "endpoints are not known yet"));
     }
+    let client = Ends { source: record.source, destination };
     let mut tried = HashSet::new();
     let mut last = None;
     let mut last_resort = false;
@@ -66,7 +68,8 @@ pub(crate) async fn reach(
         record.upstream_address = Some(address);
         let active = endpoint.host.begin();
         let connected = async {
-            let mut connected = shared.connector.connect(cluster, address, &endpoint.transport).await?;
+            let mut connected =
+                shared.connector.connect(cluster, address, &endpoint.transport, Some(client)).await?;
             if !hello.is_empty() {
                 let others = || {
                     let mut tried = tried.clone();
@@ -139,7 +142,8 @@ async fn original(
 ) -> Result<Reached, Refusal> {
     record.attempts = 1;
     record.upstream_address = Some(destination);
-    match shared.connector.connect(cluster, destination, &cluster.config.transport).await {
+    let client = Ends { source: record.source, destination };
+    match shared.connector.connect(cluster, destination, &cluster.config.transport, Some(client)).await {
         Ok(Connected { stream, peer }) => {
             cluster.set_refusing(false);
             record.upstream = peer.as_ref().map(Peer::from);
@@ -159,7 +163,7 @@ pub(crate) async fn still_refuses(shared: &Shared, cluster: &Cluster, destinatio
     if !cluster.is_refusing() {
         return false;
     }
-    match shared.connector.connect(cluster, destination, &cluster.config.transport).await {
+    match shared.connector.connect(cluster, destination, &cluster.config.transport, None).await {
         Ok(connected) => {
             cluster.set_refusing(false);
             connected.stream.abandon();

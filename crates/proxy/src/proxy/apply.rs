@@ -1,5 +1,6 @@
 //! Taking resources over.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -48,29 +49,30 @@ fn put_listener(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
     let listener = Arc::new(Listener::compile(name, bytes, &proxy.shared.tls)?);
     if listener.bound {
         proxy
-            .listen(&listener)
-            .map_err(|error| Invalid::new("address", format!("{}: {error}", listener.address)))?;
+            .sockets
+            .lock()
+            .listen(&listener, &proxy.shared)
+            .map_err(|error| Invalid::new("address", error.to_string()))?;
     }
     let mut listeners = proxy.shared.tables.listeners.write();
-    if !listener.bound
-        && let Some(other) = listeners.by_address.get(&listener.address)
-        && other.name != *name
-    {
-        let problem = format!("{} is already that of listener {:?}", listener.address, other.name);
-        return Err(Invalid::new("address", problem));
+    for address in unbound(&listener) {
+        if let Some(other) = listeners.by_address.get(&address)
+            && other.name != *name
+        {
+            let problem = format!("{address} is already that of listener {:?}", other.name);
+            return Err(Invalid::new("address", problem));
+        }
     }
     let former = listeners.by_name.insert(Arc::clone(name), Arc::clone(&listener));
-    if let Some(former) = &former
-        && !former.bound
-    {
-        listeners.by_address.remove(&former.address);
+    for address in former.iter().flat_map(|former| unbound(former)) {
+        listeners.by_address.remove(&address);
     }
-    if !listener.bound {
-        listeners.by_address.insert(listener.address, Arc::clone(&listener));
+    for address in unbound(&listener) {
+        listeners.by_address.insert(address, Arc::clone(&listener));
     }
     drop(listeners);
     if !listener.bound && former.is_some_and(|former| former.bound) {
-        proxy.unlisten(name);
+        proxy.sockets.lock().unlisten(name);
     }
     Ok(())
 }
@@ -78,12 +80,19 @@ fn put_listener(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
 fn remove_listener(proxy: &Proxy, name: &str) {
     let mut listeners = proxy.shared.tables.listeners.write();
     let Some(former) = listeners.by_name.remove(name) else { return };
-    if former.bound {
-        drop(listeners);
-        proxy.unlisten(name);
-    } else {
-        listeners.by_address.remove(&former.address);
+    for address in unbound(&former) {
+        listeners.by_address.remove(&address);
     }
+    drop(listeners);
+    if former.bound {
+        proxy.sockets.lock().unlisten(name);
+    }
+}
+
+/// Destinations by which a listener without sockets of its own is found.
+fn unbound(listener: &Listener) -> impl Iterator<Item = SocketAddr> {
+    let places = if listener.bound { &[][..] } else { &listener.places };
+    places.iter().map(|place| place.address)
 }
 
 fn put_cluster(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {

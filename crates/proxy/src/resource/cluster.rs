@@ -12,6 +12,7 @@ use proto::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use super::assignment::{Assignment, Listed};
 use super::tls::{Configurations, Upstream};
 use super::{Checked, Invalid, Within, decode, duration, ip, text, texts};
+use crate::config::Keepalive;
 
 /// What an endpoint's metadata must hold.
 type Pairs = Vec<(String, String)>;
@@ -33,6 +34,7 @@ pub(crate) struct ClusterConfig {
     pub(crate) outlier: Option<Outlier>,
     /// Source addresses, at most one for each family.
     pub(crate) sources: Box<[IpAddr]>,
+    /// TCP keepalive of upstream sockets.
     pub(crate) keepalive: Option<Keepalive>,
     pub(crate) max_connections: Option<u32>,
     pub(crate) service: Option<Service>,
@@ -75,14 +77,6 @@ pub(crate) struct Outlier {
     pub(crate) max_percent: u32,
     /// One may always be ejected, whatever the percentage says.
     pub(crate) always_one: bool,
-}
-
-/// TCP keepalive of upstream sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Keepalive {
-    pub(crate) probes: Option<u32>,
-    pub(crate) time: Option<Duration>,
-    pub(crate) interval: Option<Duration>,
 }
 
 /// The service behind a cluster, for metrics.
@@ -149,7 +143,7 @@ impl ClusterConfig {
     /// Whether any endpoint may be reached by mutual TLS.
     pub(crate) fn may_encrypt(&self) -> bool {
         let mut all = self.transports.iter().map(|(_, transport)| transport).chain([&self.transport]);
-        all.any(|transport| matches!(transport, Upstream::Tls(_)))
+        all.any(Upstream::is_tls)
     }
 
     /// The source address for a destination.
@@ -259,7 +253,8 @@ impl Outlier {
 }
 
 impl Keepalive {
-    fn compile(keepalive: &TcpKeepalive) -> Self {
+    /// What is zero is not set.
+    pub(crate) fn compile(keepalive: &TcpKeepalive) -> Self {
         let seconds = |value: Option<pb::UInt32Value>| {
             value.filter(|v| v.value > 0).map(|value| Duration::from_secs(u64::from(value.value)))
         };

@@ -4,19 +4,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::core::v3::proxy_protocol_config::Version;
+use envoy_types::pb::envoy::config::core::v3::{Address, TrafficDirection, address};
 use envoy_types::pb::envoy::config::listener::v3 as proto;
+use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 
 use super::chain::Chain;
 use super::tls::Configurations;
-use super::{Checked, Invalid, Within, cidr, decode, duration, port, socket_address};
+use super::{Checked, Invalid, Within, cidr, decode, duration, port, socket_address, unpack};
+use crate::announced::Accepted;
 use crate::chains::{Builder, Chains, Criteria, Transport};
+use crate::config::Keepalive;
 
 /// A compiled listener.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) name: Arc<str>,
     pub(crate) address: SocketAddr,
+    /// Where it listens; the first is its address.
+    pub(crate) places: Box<[Place]>,
     /// It has a socket of its own; others are found by original destination.
     pub(crate) bound: bool,
     /// Its connections were redirected: their original destination counts.
@@ -26,7 +32,18 @@ pub(crate) struct Listener {
     pub(crate) direction: Direction,
     /// Time for the first bytes, where the listener sets one.
     pub(crate) detection: Option<Duration>,
+    /// A balancer before it announces its clients by PROXY headers.
+    pub(crate) announced: Option<Accepted>,
+    pub(crate) keepalive: Option<Keepalive>,
     pub(crate) chains: Chains,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) address: SocketAddr,
+    /// `[::]` takes IPv4 too.
+    pub(crate) dual_stack: bool,
 }
 
 /// Which way connections pass.
@@ -44,14 +61,18 @@ impl Listener {
     pub(crate) fn compile(name: &Arc<str>, bytes: &[u8], tls: &Configurations) -> Checked<Self> {
         let listener: proto::Listener = decode(bytes)?;
         let refuse = |set: bool, field: &str| if set { Err(Invalid::unsupported(field)) } else { Ok(()) };
-        refuse(!listener.additional_addresses.is_empty(), "additional_addresses")?;
         refuse(listener.api_listener.is_some(), "api_listener")?;
         refuse(listener.udp_listener_config.is_some(), "udp_listener_config")?;
         refuse(listener.filter_chain_matcher.is_some(), "filter_chain_matcher")?;
         refuse(listener.transparent.is_some_and(|on| on.value), "transparent")?;
         let mut captures = false;
+        let mut announced = None;
         for (position, filter) in listener.listener_filters.iter().enumerate() {
             let known = |part: &str| filter.name.contains(part);
+            if known("proxy_protocol") {
+                announced = Some(accepted(filter).within(format!("listener_filters[{position}]"))?);
+                continue;
+            }
             captures |= known("original_dst");
             if !(known("original_dst") || known("tls_inspector") || known("http_inspector")) {
                 let problem = format!("filter {:?} is not supported by this proxy", filter.name);
@@ -71,17 +92,65 @@ impl Listener {
             _ => Direction::Through,
         };
         let waits = duration("listener_filters_timeout", listener.listener_filters_timeout.as_ref())?;
+        let places = places(&listener)?;
         Ok(Self {
             name: Arc::clone(name),
-            address: socket_address(listener.address.as_ref())?,
+            address: places[0].address,
+            places,
             bound,
             captures,
             hands_over,
             direction,
             detection: waits.filter(|waits| !waits.is_zero()),
+            announced,
+            keepalive: listener.tcp_keepalive.as_ref().map(Keepalive::compile),
             chains: chains(&listener, tls)?,
         })
     }
+}
+
+/// The listener's address and its additional ones.
+fn places(listener: &proto::Listener) -> Checked<Box<[Place]>> {
+    let place = |address: Option<&Address>| {
+        let dual_stack = match address.and_then(|address| address.address.as_ref()) {
+            Some(address::Address::SocketAddress(socket)) => socket.ipv4_compat,
+            _ => false,
+        };
+        Ok(Place { address: socket_address(address)?, dual_stack })
+    };
+    let mut places = vec![place(listener.address.as_ref())?];
+    for (position, more) in listener.additional_addresses.iter().enumerate() {
+        let more = place(more.address.as_ref()).within(format!("additional_addresses[{position}]"))?;
+        if places.iter().any(|known: &Place| known.address == more.address) {
+            let problem = format!("{} is there twice", more.address);
+            return Err(Invalid::new(format!("additional_addresses[{position}]"), problem));
+        }
+        places.push(more);
+    }
+    Ok(places.into())
+}
+
+/// Which PROXY headers a listener takes. It takes none without: who may leave it out may also forge it.
+fn accepted(filter: &proto::ListenerFilter) -> Checked<Accepted> {
+    let mut accepted = Accepted { v1: true, v2: true };
+    let Some(proto::listener_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+        return Ok(accepted);
+    };
+    let config: ProxyProtocol = unpack(any)?;
+    if config.allow_requests_without_proxy_protocol {
+        return Err(Invalid::unsupported("allow_requests_without_proxy_protocol"));
+    }
+    for version in &config.disallowed_versions {
+        match Version::try_from(*version) {
+            Ok(Version::V1) => accepted.v1 = false,
+            Ok(Version::V2) => accepted.v2 = false,
+            Err(_) => return Err(Invalid::new("disallowed_versions", format!("{version} is no version"))),
+        }
+    }
+    if !accepted.v1 && !accepted.v2 {
+        return Err(Invalid::new("disallowed_versions", "no version is left"));
+    }
+    Ok(accepted)
 }
 
 fn chains(listener: &proto::Listener, tls: &Configurations) -> Checked<Chains> {

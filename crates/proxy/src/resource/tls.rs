@@ -3,7 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
+use envoy_types::pb::envoy::config::core::v3::proxy_protocol_config::Version;
 use envoy_types::pb::envoy::config::core::v3::{TransportSocket, transport_socket};
+use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as proto;
 use envoy_types::pb::google::protobuf::Any;
@@ -17,6 +19,7 @@ use rustls::{ClientConfig, ServerConfig};
 
 use super::matcher::StringMatcher;
 use super::{Checked, Invalid, Within, unpack};
+use crate::announced::Announce;
 
 /// Istio's proxies exchange their metadata in the first bytes of a connection when both sides agree on this protocol. This
 /// proxy does not take part, so it neither offers nor accepts it; `istio` alone is understood by all of them.
@@ -27,6 +30,18 @@ const PEER_EXCHANGE: &str = "istio-peer-exchange";
 pub(crate) enum Upstream {
     Plain,
     Tls(Arc<ClientTls>),
+    /// Behind a PROXY header of this version, which says who the client is.
+    Announced(Announce, Arc<Upstream>),
+}
+
+impl Upstream {
+    pub(crate) fn is_tls(&self) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Tls(_) => true,
+            Self::Announced(_, inner) => inner.is_tls(),
+        }
+    }
 }
 
 /// Mutual TLS to an upstream.
@@ -64,6 +79,21 @@ impl Configurations {
         let Some(any) = typed(socket)? else { return Ok(Upstream::Plain) };
         if any.type_url == RawBuffer::type_url() {
             return Ok(Upstream::Plain);
+        }
+        if any.type_url == ProxyProtocolUpstreamTransport::type_url() {
+            let outer: ProxyProtocolUpstreamTransport = unpack(any)?;
+            let version = outer.config.as_ref().map_or(0, |config| config.version);
+            let version = match Version::try_from(version) {
+                Ok(Version::V1) => Announce::V1,
+                Ok(Version::V2) => Announce::V2,
+                Err(_) => return Err(Invalid::new("config.version", format!("{version} is no version"))),
+            };
+            return match self.upstream(outer.transport_socket.as_ref()).within("transport_socket")? {
+                Upstream::Announced(..) => {
+                    Err(Invalid::new("transport_socket", "a PROXY header within a PROXY header"))
+                }
+                inner => Ok(Upstream::Announced(version, Arc::new(inner))),
+            };
         }
         let context: proto::UpstreamTlsContext = unpack(any)?;
         let common = context.common_tls_context.clone().unwrap_or_default();

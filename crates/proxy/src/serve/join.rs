@@ -120,7 +120,8 @@ async fn find_chain(
     // Only where plaintext is served can a server that speaks first be waiting for us.
     let wait =
         if plain.is_some() { listener.detection.unwrap_or(limits.detection) } else { limits.handshake };
-    let began = detect(stream, wait, limits.handshake).await.map_err(|error| {
+    let budget = (&shared.door, limits.hello_bytes);
+    let began = detect(stream, wait, limits.handshake, budget).await.map_err(|error| {
         shared.metrics.tls_refused(error.cause());
         Refusal::new(Flag::Tls, error.to_string())
     })?;

@@ -86,7 +86,7 @@ impl World {
     fn proxy(&self, kind: ProxyKind, network: &str, (namespace, name, ip): (&str, &str, &str)) -> Proxy {
         let labels: Labels = match kind {
             ProxyKind::Router => [("istio", "eastwestgateway")].into_iter().collect(),
-            ProxyKind::Sidecar => Labels::default(),
+            ProxyKind::Sidecar | ProxyKind::Grpc => Labels::default(),
         };
         Proxy {
             kind,
@@ -100,7 +100,7 @@ impl World {
             labels,
             requested_network_view: match kind {
                 ProxyKind::Router => vec![network.parse().unwrap()],
-                ProxyKind::Sidecar => Vec::new(),
+                ProxyKind::Sidecar | ProxyKind::Grpc => Vec::new(),
             },
             dns_capture: true,
             node: None,

@@ -11,7 +11,8 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use isthmus_lifecycle::{Drain, TaskGroup};
 use isthmus_proxy::{
-    Config, HostResolver, Limits, Node, OriginalDestination, Proxy, Rejection, Resolve, RunError,
+    Config, HostResolver, Limits, ListeningSocket, Node, OriginalDestination, Proxy, Rejection, Resolve,
+    RunError,
 };
 use isthmus_tls::Identity;
 use parking_lot::Mutex;
@@ -51,6 +52,13 @@ impl Setup {
     }
 
     pub(crate) fn start(self) -> Running {
+        let running = self.succeed(Vec::new());
+        running.proxy.open();
+        running
+    }
+
+    /// As the successor of a proxy that gave its sockets.
+    pub(crate) fn succeed(self, inherited: Vec<ListeningSocket>) -> Running {
         let told = Arc::new(Told::default());
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let config = Config {
@@ -71,7 +79,7 @@ impl Setup {
             limits: self.limits,
         };
         let mut registry = Registry::default();
-        let proxy = Proxy::build(config, &mut registry).unwrap();
+        let proxy = Proxy::succeed(config, inherited, &mut registry).unwrap();
         let drain = Drain::new();
         let tasks = TaskGroup::new("test", drain.clone());
         let (running, stop) = (proxy.clone(), drain.clone());
@@ -155,6 +163,19 @@ impl Running {
         let all = self.proxy.endpoints_json();
         let found = all.as_array().unwrap().iter().find(|e| e["address"] == address.to_string());
         found.map_or("absent", |e| e["health"].as_str().unwrap()).to_string()
+    }
+
+    /// All metrics as text.
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(self) {
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.tasks.finished()).await;
+        ended.expect("an end within 10 s");
     }
 
     pub(crate) async fn stopped(self) {
@@ -250,6 +271,37 @@ pub(crate) async fn ask(mut stream: TcpStream, request: &str) -> io::Result<Stri
         stream.shutdown().await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    };
+    tokio::time::timeout(Duration::from_secs(10), exchange).await.expect("an answer within 10 s")
+}
+
+/// A ClientHello with this server name, as a mesh client begins.
+pub(crate) fn hello(name: &str) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"istio".to_vec()];
+    let name = rustls::pki_types::ServerName::try_from(name.to_string()).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+/// Says a hello and ends; what came back.
+pub(crate) async fn say(at: SocketAddr, hello: &[u8]) -> io::Result<Vec<u8>> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(at).await?;
+        stream.write_all(hello).await?;
+        stream.shutdown().await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
         Ok(answer)
     };
     tokio::time::timeout(Duration::from_secs(10), exchange).await.expect("an answer within 10 s")
