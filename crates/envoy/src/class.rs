@@ -17,6 +17,8 @@ pub(crate) struct Class {
     pub(crate) locality: Locality,
     pub(crate) network_view: Vec<NetworkId>,
     pub(crate) dns_capture: bool,
+    /// Gateways only: what is exported comes as names, and clusters as they are asked for.
+    pub(crate) on_demand: bool,
     pub(crate) ipv4: bool,
     pub(crate) ipv6: bool,
     /// Labels that some selector or failover rule asks for; all of a gateway's.
@@ -51,6 +53,7 @@ impl Class {
             locality: locality.clone(),
             network_view,
             dns_capture: proxy.dns_capture,
+            on_demand: proxy.on_demand && proxy.kind == ProxyKind::Router,
             ipv4: ipv4 || unknown,
             ipv6: ipv6 || unknown,
             labels,

@@ -50,7 +50,8 @@ impl Target<'_> {
             Use::Client | Use::Grpc => {
                 cluster_name(self.port.number, self.subset, self.service.service.host.as_str())
             }
-            Use::Passthrough => self.server_name(),
+            // server names have no case, and are compared in lower case
+            Use::Passthrough => self.server_name().to_ascii_lowercase(),
         }
     }
 

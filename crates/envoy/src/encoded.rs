@@ -139,6 +139,7 @@ impl Encoded {
 fn endpoint_class(class: &Class) -> Class {
     let mut class = class.clone();
     class.dns_capture = false;
+    class.on_demand = false;
     class.namespace = isthmus_model::Namespace::new("any").unwrap_or(class.namespace);
     class
 }

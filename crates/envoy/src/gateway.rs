@@ -1,34 +1,39 @@
-//! Gateways: TLS passed on by server name, never terminated.
+//! Gateways: TLS passed on by server name, never terminated; and plain TCP.
+//!
+//! What may pass is a fragment for each exported service ([`passed`]); where it may pass is a plan of ports ([`plan`]). A gateway
+//! of the classic kind gets a chain for each name. One that fetches on demand gets one chain for all, marked with the table of
+//! names ([`exported`]) that it serves, and may ask for any of their clusters.
 
+mod exported;
+mod listener;
+mod passed;
+mod plan;
 mod routes;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::listener::v3 as pb;
-use isthmus_model::{Location, Namespace, Selector};
+use isthmus_model::{Location, Namespace};
 use isthmus_proto::resource::{Resource, ResourceSet};
-use isthmus_registry::{MeshService, Snapshot, is_exported};
-use isthmus_resources::istio::{Gateway, ServerTlsMode};
-use isthmus_sni::ISTIO_ALPN;
-use prost::Message;
+use isthmus_registry::{MeshService, ServiceKey, Snapshot, is_exported};
 
 use crate::class::Class;
+use crate::cluster::Target;
 use crate::cluster::fixed::{self, CONTROL_PLANE};
-use crate::cluster::{Target, Use};
 use crate::config::Config;
-use crate::encoded::{Encoded, Inputs, inputs, targets};
-use crate::listener::{Route, tcp_proxy, tls_inspector};
+use crate::encoded::{Encoded, Inputs, inputs};
+use crate::listener::Route;
 use crate::lists::kept_set;
-use crate::outbound::Source;
-use crate::routes::server_host;
+use crate::outbound::{Source, same_but_endpoints};
 use crate::settings::MeshSettings;
-use crate::wire::socket;
+use listener::Chains;
+use passed::Passed;
+use plan::{Place, Plan};
 
 /// Port of mutual TLS between networks.
 const DATA_PORT: u16 = 15443;
-/// Port of the control plane.
-const CONTROL_PORT: u16 = 15012;
+/// Ports on which the control plane's names lead to it: xDS, Istio's webhooks, and the one that always crosses networks.
+const CONTROL_PORTS: [u16; 3] = [15012, 15017, DATA_PORT];
 /// The label by which gateways between networks are known.
 const EAST_WEST: (&str, &str) = ("istio", "eastwestgateway");
 
@@ -38,14 +43,21 @@ pub(crate) struct Router {
     pub(crate) clusters: Arc<ResourceSet>,
     pub(crate) listeners: Arc<ResourceSet>,
     pub(crate) endpoints: Arc<ResourceSet>,
+    /// Tables of exported names, for a gateway that fetches on demand.
+    pub(crate) names: Option<Arc<ResourceSet>>,
+    /// In the order of hosts.
+    passed: Vec<Arc<Passed>>,
+    positions: Arc<HashMap<ServiceKey, usize>>,
+    routed: Arc<Routed>,
+    conflicts: Vec<String>,
 }
 
-/// One port that is opened.
-#[derive(Default)]
-struct Port {
-    chains: Vec<pb::FilterChain>,
-    /// Server names that have a chain, by whether it is for mesh TLS alone.
-    taken: HashSet<(String, bool)>,
+/// What servers lead to by VirtualServices, and the control plane.
+#[derive(Debug, Default)]
+struct Routed {
+    services: HashSet<ServiceKey>,
+    clusters: Vec<Resource>,
+    endpoints: Vec<Resource>,
 }
 
 /// Everything gathered on the way.
@@ -55,54 +67,145 @@ struct Builder<'a> {
     config: &'a Config,
     encoded: &'a mut Encoded,
     domain: Arc<str>,
-    ports: BTreeMap<u16, Port>,
+    listeners: BTreeMap<Place, Chains>,
     known: HashSet<Arc<str>>,
-    clusters: Vec<Resource>,
-    endpoints: Vec<Resource>,
+    routed: Routed,
 }
 
 impl Router {
-    /// The resources of a class of gateways.
+    /// The resources of a class of gateways. `old` is what the class had, with its snapshot: services whose inputs are the same are
+    /// taken over, and where nothing but endpoints changed only those services are looked at.
     pub(crate) fn build(
         source: &Source<'_>,
         class: &Class,
         encoded: &mut Encoded,
-        old: Option<&Self>,
+        old: Option<(&Self, &Snapshot)>,
     ) -> Self {
+        if let Some((old, before)) = old
+            && same_but_endpoints(before, source.snapshot)
+            && before.networks == source.snapshot.networks
+            && let Some(router) = old.with_endpoints(source, before, class, encoded)
+        {
+            return router;
+        }
+        let old = old.map(|(old, _)| old);
         let Source { snapshot, settings, config } = *source;
         let domain: Arc<str> = settings.domain.as_str().into();
+        let plan = Plan::of(snapshot, class);
+        let (passed, positions) = passed(source, class, encoded, &domain, &plan, old);
         let mut builder = Builder {
             snapshot,
             class,
             config,
             encoded,
             domain,
-            ports: BTreeMap::new(),
-            known: HashSet::new(),
-            clusters: Vec::new(),
-            endpoints: Vec::new(),
+            listeners: BTreeMap::new(),
+            known: passed.iter().flat_map(|one| one.names().cloned()).collect(),
+            routed: Routed::default(),
         };
         builder.control_plane(settings);
-        let mut selected = false;
-        for (namespace, objects) in snapshot.config.iter() {
-            for gateway in objects.gateways.iter() {
-                if !Selector(gateway.spec.selector.clone()).matches(&class.labels) {
-                    continue;
-                }
-                selected = true;
-                builder.gateway(namespace, &gateway.meta.name, &gateway.spec);
+        for (place, port) in &plan.ports {
+            builder.port(*place, port, &passed);
+        }
+        let Builder { listeners, routed, .. } = builder;
+        let listeners = listeners.into_iter().filter_map(|(place, chains)| chains.listener(place, class));
+        let listeners = kept_set(old.map(|old| &old.listeners), listeners.collect());
+        let names = class.on_demand.then(|| {
+            let tables = exported::tables(&plan, &passed);
+            kept_set(old.and_then(|old| old.names.as_ref()), tables)
+        });
+        plan.tell(old.map_or(&[], |old| &old.conflicts));
+        let (positions, routed) = (Arc::new(positions), Arc::new(routed));
+        Self::join(passed, positions, routed, listeners, names, plan.conflicts, old)
+    }
+
+    /// The same services with other endpoints; none where that changes more than it says.
+    fn with_endpoints(
+        &self,
+        source: &Source<'_>,
+        before: &Snapshot,
+        class: &Class,
+        encoded: &mut Encoded,
+    ) -> Option<Self> {
+        let domain: Arc<str> = source.settings.domain.as_str().into();
+        let mut passed = self.passed.clone();
+        for key in source.snapshot.endpoints.changed(&before.endpoints, Arc::ptr_eq) {
+            if self.routed.services.contains(&key) {
+                return None;
             }
+            let Some(position) = self.positions.get(&key) else { continue };
+            let service = Arc::clone(&passed[*position].inputs.service);
+            let inputs = inputs(source.snapshot, class, &service, source.config, &domain);
+            passed[*position] = Arc::new(Passed::build(inputs, encoded, class));
         }
-        if !selected && class.labels.get(EAST_WEST.0) == Some(EAST_WEST.1) {
-            builder.passthrough(DATA_PORT, None);
-        }
-        let listeners = builder.ports.into_iter().map(|(number, port)| listener(number, port)).collect();
+        Some(Self::join(
+            passed,
+            Arc::clone(&self.positions),
+            Arc::clone(&self.routed),
+            Arc::clone(&self.listeners),
+            self.names.clone(),
+            self.conflicts.clone(),
+            Some(self),
+        ))
+    }
+
+    fn join(
+        passed: Vec<Arc<Passed>>,
+        positions: Arc<HashMap<ServiceKey, usize>>,
+        routed: Arc<Routed>,
+        listeners: Arc<ResourceSet>,
+        names: Option<Arc<ResourceSet>>,
+        conflicts: Vec<String>,
+        old: Option<&Self>,
+    ) -> Self {
+        let clusters = passed.iter().flat_map(|one| one.clusters().cloned());
+        let clusters = clusters.chain(routed.clusters.iter().cloned()).collect();
+        let endpoints = passed.iter().flat_map(|one| one.endpoints().cloned());
+        let endpoints = endpoints.chain(routed.endpoints.iter().cloned()).collect();
         Self {
-            clusters: kept_set(old.map(|old| &old.clusters), builder.clusters),
-            listeners: kept_set(old.map(|old| &old.listeners), listeners),
-            endpoints: kept_set(old.map(|old| &old.endpoints), builder.endpoints),
+            clusters: kept_set(old.map(|old| &old.clusters), clusters),
+            endpoints: kept_set(old.map(|old| &old.endpoints), endpoints),
+            listeners,
+            names,
+            passed,
+            positions,
+            routed,
+            conflicts,
         }
     }
+}
+
+/// The exported services that some server of the plan lets pass.
+fn passed(
+    source: &Source<'_>,
+    class: &Class,
+    encoded: &mut Encoded,
+    domain: &Arc<str>,
+    plan: &Plan<'_>,
+    old: Option<&Router>,
+) -> (Vec<Arc<Passed>>, HashMap<ServiceKey, usize>) {
+    let snapshot = source.snapshot;
+    let (mut passed, mut positions) = (Vec::new(), HashMap::new());
+    if !plan.ports.values().any(|port| port.auto.is_some()) {
+        return (passed, positions);
+    }
+    for service in snapshot.visible(&class.namespace) {
+        let exported =
+            is_exported(service, &snapshot.cluster) && service.service.location == Location::MeshInternal;
+        let wanted = || plan.ports.values().filter_map(|port| port.auto.as_ref());
+        if !exported || !wanted().any(|hosts| hosts.allow(service)) {
+            continue;
+        }
+        let key = service.key();
+        let inputs = inputs(snapshot, class, service, source.config, domain);
+        let known = old.and_then(|old| Some(&old.passed[*old.positions.get(&key)?]));
+        positions.insert(key, passed.len());
+        passed.push(match known {
+            Some(known) if known.inputs.same(&inputs) => Arc::clone(known),
+            _ => Arc::new(Passed::build(inputs, encoded, class)),
+        });
+    }
+    (passed, positions)
 }
 
 impl Builder<'_> {
@@ -114,74 +217,43 @@ impl Builder<'_> {
         if control.addresses.is_empty() || control.names.is_empty() || !own.reaches(&self.class.network) {
             return;
         }
-        self.clusters.push(fixed::control_plane(control));
-        for port in [CONTROL_PORT, DATA_PORT] {
-            self.add(port, CONTROL_PLANE, &control.names, &[], &Route::Cluster(CONTROL_PLANE.to_string()));
+        self.routed.clusters.push(fixed::control_plane(control));
+        for number in CONTROL_PORTS {
+            let chains = self.chains(Place::any(number));
+            chains.by_name(CONTROL_PLANE, &control.names, false, &Route::Cluster(CONTROL_PLANE.to_string()));
         }
     }
 
-    fn gateway(&mut self, namespace: &Namespace, name: &str, gateway: &Gateway) {
-        for server in &gateway.servers {
-            let port = self.target_port(server.port.number);
-            let protocol = server.port.protocol.to_ascii_uppercase();
-            match &server.tls {
-                Some(tls) if tls.mode == ServerTlsMode::AutoPassthrough => {
-                    self.passthrough(port, Some(&server.hosts));
-                }
-                Some(tls) if tls.mode == ServerTlsMode::Passthrough => {
-                    self.by_server_name(port, namespace, name, server);
-                }
-                None if matches!(protocol.as_str(), "TCP" | "MONGO") => {
-                    self.plain_tcp(port, namespace, name, server);
-                }
-                _ => {
-                    tracing::debug!(%namespace, gateway = name, port = server.port.number, protocol, "server of this kind is not served yet");
+    fn chains(&mut self, place: Place) -> &mut Chains {
+        self.listeners.entry(place).or_insert_with(|| Chains::new(place.port))
+    }
+
+    fn port(&mut self, place: Place, port: &plan::Port<'_>, passed: &[Arc<Passed>]) {
+        // a port of plain TCP that is also one of the control plane's would hide it
+        if !port.tls && self.listeners.contains_key(&place) {
+            tracing::warn!(port = place.port, "plain TCP on a port of the control plane, not served");
+            return;
+        }
+        if let Some(hosts) = &port.auto {
+            let on_demand = self.class.on_demand;
+            let chains = self.chains(place);
+            if on_demand {
+                chains.on_demand(&hosts.table());
+            } else {
+                for name in passed.iter().filter(|one| hosts.allow(one.service())).flat_map(|one| one.names())
+                {
+                    let route = Route::Cluster(name.to_string());
+                    chains.by_name(name, &[name.to_string()], true, &route);
                 }
             }
         }
-    }
-
-    /// Gateway objects name ports of the gateway's Service; the listener has that port's target.
-    fn target_port(&self, number: u16) -> u16 {
-        let services = self.snapshot.services.values();
-        let target = services
-            .filter(|service| service.service.namespace == self.class.namespace)
-            .filter(|service| {
-                let selector = service.service.selector.as_ref();
-                selector.is_some_and(|selector| selector.matches(&self.class.labels))
-            })
-            .find_map(|service| match service.service.port(number)?.target {
-                isthmus_model::TargetPort::Number(target) => Some(target),
-                isthmus_model::TargetPort::Name(_) => None,
-            });
-        target.unwrap_or(number)
-    }
-
-    /// AUTO_PASSTHROUGH: a chain for each port and subset of each exported service of the mesh whose host is among `hosts`.
-    fn passthrough(&mut self, port: u16, hosts: Option<&[String]>) {
-        let mut visible = self.snapshot.visible(&self.class.namespace);
-        visible.retain(|service| self.passes(service, hosts));
-        for service in visible {
-            let inputs = self.inputs(service);
-            let rule = inputs.rule.clone();
-            for target in targets(service, rule.as_deref(), Use::Passthrough) {
-                let name = target.name();
-                self.cluster(target, &inputs);
-                self.add(
-                    port,
-                    &name,
-                    std::slice::from_ref(&name),
-                    &ISTIO_ALPN,
-                    &Route::Cluster(name.clone()),
-                );
+        for routed in &port.routed {
+            if port.tls {
+                self.by_server_name(place, routed);
+            } else {
+                self.plain_tcp(place, routed);
             }
         }
-    }
-
-    fn passes(&self, service: &MeshService, hosts: Option<&[String]>) -> bool {
-        let exported = is_exported(service, &self.snapshot.cluster)
-            && service.service.location == Location::MeshInternal;
-        exported && hosts.is_none_or(|hosts| hosts.iter().any(|text| host_allows(text, service)))
     }
 
     fn inputs(&self, service: &Arc<MeshService>) -> Inputs {
@@ -191,58 +263,19 @@ impl Builder<'_> {
     /// Adds the cluster and endpoints of a target, once.
     fn cluster(&mut self, target: Target<'_>, inputs: &Inputs) {
         let (cluster, assignment) = self.encoded.target(target, inputs, self.class);
+        self.routed.services.insert(inputs.service.key());
         if self.known.insert(Arc::clone(&cluster.name)) {
-            self.clusters.push(cluster);
-            self.endpoints.extend(assignment);
+            self.routed.clusters.push(cluster);
+            self.routed.endpoints.extend(assignment);
         }
-    }
-
-    /// Adds a chain for those server names that no earlier chain has: Envoy refuses a listener with two equal matches.
-    fn add(&mut self, port: u16, name: &str, server_names: &[String], alpn: &[&str], route: &Route) {
-        let opened = self.ports.entry(port).or_default();
-        let mesh = !alpn.is_empty();
-        let wanted: Vec<String> = match server_names {
-            [] => Vec::new(),
-            names => {
-                let free = names.iter().filter(|name| opened.taken.insert(((*name).clone(), mesh)));
-                free.cloned().collect()
-            }
-        };
-        let anything = server_names.is_empty() && opened.taken.insert((String::new(), mesh));
-        if wanted.is_empty() && !anything {
-            return;
-        }
-        opened.chains.push(pb::FilterChain {
-            name: format!("{port}_{name}"),
-            filter_chain_match: Some(pb::FilterChainMatch {
-                server_names: wanted,
-                application_protocols: alpn.iter().map(ToString::to_string).collect(),
-                ..Default::default()
-            }),
-            filters: vec![tcp_proxy(name, route)],
-            ..Default::default()
-        });
     }
 }
 
-/// Whether `NAMESPACE/HOST` or `HOST` of a server lets a service in.
-fn host_allows(text: &str, service: &MeshService) -> bool {
-    let (namespace, host) = server_host(text);
-    let there = namespace == "*" || namespace == service.service.namespace.as_str();
-    there && host.is_some_and(|host| host.covers(service.service.host.as_str()))
-}
-
-fn listener(number: u16, port: Port) -> Resource {
-    let name = format!("0.0.0.0_{number}");
-    // a port of plain TCP alone must not wait for a ClientHello: the server may speak first
-    let reads_tls = port.taken.iter().any(|(server_name, _)| !server_name.is_empty());
-    let listener = pb::Listener {
-        name: name.clone(),
-        address: Some(socket("0.0.0.0", number)),
-        filter_chains: port.chains,
-        listener_filters: if reads_tls { vec![tls_inspector()] } else { Vec::new() },
-        traffic_direction: envoy_types::pb::envoy::config::core::v3::TrafficDirection::Outbound as i32,
-        ..Default::default()
-    };
-    Resource::new(name, listener.encode_to_vec().into())
+/// Whether `NAMESPACE/…` of a server, in a Gateway object of namespace `own`, is for this namespace.
+fn is_for(namespace: &str, own: &Namespace, of: &Namespace) -> bool {
+    match namespace {
+        "*" => true,
+        "." => own == of,
+        name => name == of.as_str(),
+    }
 }

@@ -71,6 +71,8 @@ pub struct Node {
     pub ports: BTreeMap<Arc<str>, u16>,
     /// Whether its agent answers DNS.
     pub dns_capture: bool,
+    /// Whether it is a gateway that fetches clusters and endpoints as its traffic names them.
+    pub on_demand: bool,
     /// WorkloadGroup that it registers with (VMs).
     pub register_group: Option<Arc<str>>,
     /// Whether it asks for a Pod to be written for it.
@@ -131,6 +133,7 @@ impl Node {
             labels: metadata.labels(),
             ports: metadata.ports(),
             dns_capture: metadata.truth("DNS_CAPTURE"),
+            on_demand: metadata.truth("ISTHMUS_ON_DEMAND"),
             register_group: metadata.text("AUTO_REGISTER_GROUP").map(Arc::from),
             register_pod: metadata.text("ISTHMUS_REGISTER") == Some("pod"),
             health_checked: metadata.truth("HEALTH_CHECKED"),
@@ -160,6 +163,7 @@ impl Node {
             labels: self.labels.clone(),
             requested_network_view: self.requested_network_view.clone(),
             dns_capture: self.dns_capture,
+            on_demand: self.on_demand,
             node: self.node_name.clone(),
         }
     }

@@ -153,8 +153,8 @@ impl Outbound {
     }
 }
 
-/// Whether nothing that a class of sidecars sees can differ but endpoints.
-fn same_but_endpoints(a: &Snapshot, b: &Snapshot) -> bool {
+/// Whether nothing that a class sees of services can differ but endpoints.
+pub(crate) fn same_but_endpoints(a: &Snapshot, b: &Snapshot) -> bool {
     a.services.same(&b.services) && a.config.same(&b.config) && Arc::ptr_eq(&a.gateways, &b.gateways)
 }
 

@@ -155,9 +155,9 @@ fn l4_matches(found: &L4Match, class: &Class, port: &ServicePort) -> bool {
         && Selector(labels.clone()).matches(&class.labels)
 }
 
-/// Whether a VirtualService is bound to a gateway object, and its host is among those that the server lets in.
-pub(crate) fn is_bound(spec: &VirtualService, own: &Namespace, gateway: &Namespace, name: &str) -> bool {
-    spec.gateways.iter().any(|text| match text.split_once('/') {
+/// Whether the gateways that a VirtualService of namespace `own` names include a Gateway object.
+pub(crate) fn is_among(gateways: &[String], own: &Namespace, gateway: &Namespace, name: &str) -> bool {
+    gateways.iter().any(|text| match text.split_once('/') {
         Some((".", short)) => own == gateway && short == name,
         Some((namespace, short)) => namespace == gateway.as_str() && short == name,
         None => own == gateway && text == name,

@@ -93,6 +93,8 @@ pub struct Proxy {
     pub requested_network_view: Vec<NetworkId>,
     /// Whether its agent answers DNS, so that hosts may have addresses that only the mesh knows.
     pub dns_capture: bool,
+    /// For a gateway of ours: it fetches clusters and endpoints as its traffic names them (`ISTHMUS_ON_DEMAND`).
+    pub on_demand: bool,
     /// Node that it runs on, for `internalTrafficPolicy: Local` and `PreferSameNode`.
     pub node: Option<Arc<str>>,
 }

@@ -95,6 +95,7 @@ impl Parts {
                 Arc::ptr_eq(&a.clusters, &b.clusters)
                     && Arc::ptr_eq(&a.listeners, &b.listeners)
                     && Arc::ptr_eq(&a.endpoints, &b.endpoints)
+                    && a.names.as_ref().map(Arc::as_ptr) == b.names.as_ref().map(Arc::as_ptr)
             }
             (Self::Grpc(a), Self::Grpc(b)) => a.same(b),
             _ => false,
@@ -229,7 +230,9 @@ impl State {
 
     fn grpc(&mut self, class: &Class, snapshot: &Arc<Snapshot>, settings: &MeshSettings) -> Arc<Grpc> {
         let source = Source { snapshot, settings, config: &self.config };
-        of_class(&mut self.grpc, class, snapshot, |old| Grpc::build(&source, class, &mut self.encoded, old))
+        of_class(&mut self.grpc, class, snapshot, |old| {
+            Grpc::build(&source, class, &mut self.encoded, old.map(|(old, _)| old))
+        })
     }
 
     fn inbound(
@@ -281,11 +284,15 @@ impl State {
                     (type_url::NAME_TABLE, Arc::clone(&outbound.names)),
                 ]
             }
-            Parts::Router(router) => vec![
-                (type_url::CLUSTER, Arc::clone(&router.clusters)),
-                (type_url::ENDPOINTS, Arc::clone(&router.endpoints)),
-                (type_url::LISTENER, Arc::clone(&router.listeners)),
-            ],
+            Parts::Router(router) => {
+                let mut sets = vec![
+                    (type_url::CLUSTER, Arc::clone(&router.clusters)),
+                    (type_url::ENDPOINTS, Arc::clone(&router.endpoints)),
+                    (type_url::LISTENER, Arc::clone(&router.listeners)),
+                ];
+                sets.extend(router.names.as_ref().map(|names| (type_url::EXPORTED_NAMES, Arc::clone(names))));
+                sets
+            }
             Parts::Grpc(grpc) => vec![
                 (type_url::CLUSTER, Arc::clone(&grpc.clusters)),
                 (type_url::ENDPOINTS, Arc::clone(&grpc.endpoints)),
@@ -304,13 +311,13 @@ fn of_class<T>(
     known: &mut HashMap<Class, Kept<T>>,
     class: &Class,
     snapshot: &Arc<Snapshot>,
-    build: impl FnOnce(Option<&T>) -> T,
+    build: impl FnOnce(Option<(&T, &Snapshot)>) -> T,
 ) -> Arc<T> {
     let old = known.get(class);
     if let Some(kept) = old.filter(|kept| Arc::ptr_eq(&kept.snapshot, snapshot)) {
         return Arc::clone(&kept.value);
     }
-    let value = Arc::new(build(old.map(|kept| &*kept.value)));
+    let value = Arc::new(build(old.map(|kept| (&*kept.value, &*kept.snapshot))));
     let kept = Kept { snapshot: Arc::clone(snapshot), value: Arc::clone(&value) };
     known.insert(class.clone(), kept);
     value

@@ -50,6 +50,20 @@ const MORE: &str = "
 {apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: ratings, namespace: bookinfo}, spec: {selector: {matchLabels: {app: ratings}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {9080: {mode: DISABLE}, 7000: {mode: STRICT}, 7001: {mode: DISABLE}}}}
 ";
 
+/// Servers of every kind that a gateway serves.
+const SERVERS: &str = "
+{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: servers, namespace: bookinfo}, spec: {selector: {istio: eastwestgateway}, servers: [
+  {port: {number: 15443, name: auto, protocol: TLS}, tls: {mode: AUTO_PASSTHROUGH}, hosts: ['*.local']},
+  {port: {number: 15443, name: both, protocol: TLS}, tls: {mode: PASSTHROUGH}, hosts: ['*.shop.example']},
+  {port: {number: 15012, name: istiod, protocol: TLS}, tls: {mode: PASSTHROUGH}, hosts: ['*']},
+  {port: {number: 3306, name: tcp, protocol: TCP}, bind: 127.0.0.1, hosts: ['*']}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: servers, namespace: bookinfo}, spec: {hosts: ['*'], gateways: [servers], tls: [
+  {match: [{port: 15443, sniHosts: ['*.shop.example', a.shop.example]}], route: [{destination: {host: reviews, subset: v3}, weight: 80}, {destination: {host: absent.example, port: {number: 1}}, weight: 20}]},
+  {match: [{port: 15012, sniHosts: ['*']}], route: [{destination: {host: productpage, port: {number: 9080}}}]}],
+  tcp: [{match: [{port: 3306}], route: [{destination: {host: ratings}}]}]}}
+";
+
 fn grpc(cluster_name: &str) -> core::GrpcService {
     core::GrpcService {
         target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
@@ -154,6 +168,17 @@ fn everyone() -> Vec<(World, Proxy)> {
             let proxy = west.gateway("site");
             (west, proxy)
         }),
+        all(|_, mut west| {
+            west.apply(SERVERS);
+            let ips = ["10.8.0.1", "fd00::8"].map(|ip| ip.parse().unwrap()).into();
+            let proxy = Proxy { ips, ..west.gateway("west") };
+            (west, proxy)
+        }),
+        all(|_, mut west| {
+            west.apply(SERVERS);
+            let proxy = Proxy { on_demand: true, ..west.gateway("west") };
+            (west, proxy)
+        }),
     ]
 }
 
@@ -163,12 +188,15 @@ fn off_fixed_ports(url: &str, body: &Bytes) -> Bytes {
         return body.clone();
     }
     let mut listener = Listener::decode(body.clone()).unwrap();
-    if listener.name.starts_with("0.0.0.0_") {
+    let ours =
+        listener.name.split_once('_').is_some_and(|(address, _)| address.parse::<std::net::IpAddr>().is_ok());
+    if ours && listener.bind_to_port.is_none() {
         let socket = core::SocketAddress {
             address: "127.0.0.1".to_string(),
             port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
             ..Default::default()
         };
+        listener.additional_addresses.clear();
         listener.address =
             Some(core::Address { address: Some(core::address::Address::SocketAddress(socket)) });
     }

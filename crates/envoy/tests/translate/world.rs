@@ -125,6 +125,7 @@ impl World {
             labels: Labels::default(),
             requested_network_view: Vec::new(),
             dns_capture: true,
+            on_demand: false,
             node: None,
         }
     }
