@@ -77,7 +77,7 @@ pub struct Node {
     pub register_group: Option<Arc<str>>,
     /// Whether it asks for a Pod to be written for it.
     pub register_pod: bool,
-    /// Whether it reports health.
+    /// Whether it reports health: `HEALTH_CHECKED`, or a readiness probe in the ProxyConfig that Istio's agents send.
     pub health_checked: bool,
     /// Host that it runs on.
     pub node_name: Option<Arc<str>>,
@@ -136,7 +136,7 @@ impl Node {
             on_demand: metadata.truth("ISTHMUS_ON_DEMAND"),
             register_group: metadata.text("AUTO_REGISTER_GROUP").map(Arc::from),
             register_pod: metadata.text("ISTHMUS_REGISTER") == Some("pod"),
-            health_checked: metadata.truth("HEALTH_CHECKED"),
+            health_checked: metadata.is_health_checked(),
             node_name: metadata.text("NODE_NAME").map(Arc::from),
         })
     }
@@ -195,6 +195,15 @@ impl<'a> Metadata<'a> {
             Some(Kind::StringValue(text)) => matches!(text.as_str(), "true" | "1"),
             _ => false,
         }
+    }
+
+    fn is_health_checked(&self) -> bool {
+        let probe = match self.value("PROXY_CONFIG") {
+            Some(Kind::StructValue(config)) => config.fields.get("readinessProbe"),
+            _ => None,
+        };
+        let probed = probe.is_some_and(|probe| matches!(probe.kind, Some(Kind::StructValue(_))));
+        probed || self.truth("HEALTH_CHECKED")
     }
 
     fn ips(&self, key: &str) -> Vec<IpAddr> {
@@ -262,6 +271,23 @@ mod tests {
         assert_eq!(node.ips, ["10.1.0.10", "10.1.0.11"].map(|ip| ip.parse::<IpAddr>().unwrap()));
         assert_eq!(node.ports.len(), 1);
         assert!(node.register_pod && node.dns_capture && !node.health_checked);
+    }
+
+    #[test]
+    fn an_agent_of_istio_with_a_readiness_probe_reports_health() {
+        let object = |fields: Vec<(&str, Value)>| Value {
+            kind: Some(Kind::StructValue(Struct {
+                fields: fields.into_iter().map(|(key, value)| (key.to_string(), value)).collect(),
+            })),
+        };
+        let checked = |config: Value| {
+            let mut node = wire("sidecar~10.1.0.9~a.b~b.svc", &[]);
+            node.metadata.as_mut().unwrap().fields.insert("PROXY_CONFIG".to_string(), config);
+            Node::read(&node).unwrap().health_checked
+        };
+        assert!(checked(object(vec![("readinessProbe", object(vec![("periodSeconds", text("1"))]))])));
+        assert!(!checked(object(vec![("statusPort", text("15020"))])));
+        assert!(!checked(text("readinessProbe")));
     }
 
     #[test]
