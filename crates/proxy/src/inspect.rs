@@ -39,6 +39,7 @@ fn show_chain(matched: &str, chain: &Chain) -> Value {
     let target = match &chain.target {
         Target::Close => Value::Null,
         Target::Cluster(name) => json!(&**name),
+        Target::ServerName(table) => json!({"serverName": true, "exportedNames": table.as_deref()}),
         Target::Weighted(clusters) => {
             json!(
                 clusters

@@ -30,6 +30,7 @@ mod detect;
 mod inspect;
 mod listening;
 mod metrics;
+mod on_demand;
 pub mod proxy;
 mod relay;
 mod resolve;
@@ -42,4 +43,5 @@ mod upstream;
 pub use config::{
     Config, HostResolver, Keepalive, Limits, MARK, Netfilter, Node, OriginalDestination, Resolve,
 };
+pub use on_demand::{Demand, OnDemandLimits};
 pub use proxy::{BuildError, ListeningSocket, Proxy, Rejection, RunError};

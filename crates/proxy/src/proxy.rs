@@ -4,7 +4,7 @@ mod apply;
 mod sockets;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use isthmus_lifecycle::{Drain, TaskGroup};
@@ -17,6 +17,8 @@ use crate::config::Config;
 use crate::connect::Connector;
 use crate::inspect;
 use crate::metrics::Metrics;
+use crate::on_demand::names::Names;
+use crate::on_demand::{Demand, OnDemand, OnDemandLimits};
 use crate::resource::tls::Configurations;
 use crate::shared::{Door, Shared, Tables};
 use sockets::Sockets;
@@ -102,6 +104,8 @@ impl Proxy {
             tls: Configurations::new(config.identity.clone()),
             config,
             tables: Tables::default(),
+            names: Names::default(),
+            on_demand: OnceLock::new(),
             connector,
             outliers,
             metrics,
@@ -121,7 +125,28 @@ impl Proxy {
         Ok(Self { shared, sockets: Arc::new(Mutex::new(sockets)), drain })
     }
 
-    /// Takes over resources of one type (listeners, clusters, endpoints; others are ignored): `upserts` as name and encoded
+    /// From now on a connection whose cluster is not here asks for it and waits. `fetched` are clusters that were fetched so before
+    /// this process began. Only the first call counts; must be called inside a runtime.
+    pub fn fetch_on_demand(&self, demand: Arc<dyn Demand>, limits: OnDemandLimits, fetched: &[Arc<str>]) {
+        let on_demand = self.shared.on_demand.get_or_init(|| OnDemand::new(demand, limits));
+        on_demand.restored(fetched);
+        let (shared, stop) = (Arc::clone(&self.shared), self.shared.tasks.signal());
+        self.shared.tasks.spawn_infallible("unused clusters", async move {
+            let Some(on_demand) = shared.on_demand.get() else { return };
+            tokio::select! {
+                () = stop.stopping() => {}
+                () = on_demand.give_back_unused(&shared) => {}
+            }
+        });
+    }
+
+    /// Server names that may pass, where they are held as hashes.
+    #[must_use]
+    pub fn exported_names(&self) -> usize {
+        self.shared.names.count()
+    }
+
+    /// Takes over resources of one type (listeners, clusters, endpoints, exported names; others are ignored): `upserts` as name and encoded
     /// message, `removed` as names. Connections in progress keep what they began with. Must be called inside a runtime.
     pub fn apply(
         &self,

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use isthmus_lifecycle::{Signal, TaskGroup};
 use parking_lot::{Mutex, RwLock};
@@ -13,6 +13,8 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::connect::Connector;
 use crate::metrics::Metrics;
+use crate::on_demand::OnDemand;
+use crate::on_demand::names::Names;
 use crate::resource::assignment::Assignment;
 use crate::resource::listener::Listener;
 use crate::resource::tls::Configurations;
@@ -21,6 +23,10 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) tls: Configurations,
     pub(crate) tables: Tables,
+    /// Server names that may pass.
+    pub(crate) names: Names,
+    /// Set where clusters are fetched as connections name them.
+    pub(crate) on_demand: OnceLock<OnDemand>,
     pub(crate) connector: Arc<Connector>,
     pub(crate) outliers: Outliers,
     pub(crate) metrics: Arc<Metrics>,

@@ -28,6 +28,8 @@ pub(super) fn apply(proxy: &Proxy, type_url: &str, upserts: Upserts, removed: &[
         ("cluster", put_cluster, remove_cluster)
     } else if type_url == ClusterLoadAssignment::type_url() {
         ("endpoints", put_endpoints, remove_endpoints)
+    } else if type_url == isthmus_proto::type_url::EXPORTED_NAMES {
+        ("exported names", put_names, remove_names)
     } else {
         return Vec::new();
     };
@@ -111,12 +113,19 @@ fn put_cluster(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
     }
     resolve::start(&proxy.shared, &cluster);
     tables.clusters.write().insert(Arc::clone(name), cluster);
+    if let Some(on_demand) = proxy.shared.on_demand.get() {
+        on_demand.arrived(name);
+    }
     Ok(())
 }
 
 fn remove_cluster(proxy: &Proxy, name: &str) {
     let tables = &proxy.shared.tables;
-    let Some(former) = tables.clusters.write().remove(name) else { return };
+    let former = tables.clusters.write().remove(name);
+    if let Some(on_demand) = proxy.shared.on_demand.get() {
+        on_demand.absent(name);
+    }
+    let Some(former) = former else { return };
     if let Kind::Eds(service) = &former.config.kind
         && users(tables, service).is_empty()
     {
@@ -141,6 +150,14 @@ fn remove_endpoints(proxy: &Proxy, name: &str) {
     for cluster in users(tables, name) {
         cluster.forget_endpoints();
     }
+}
+
+fn put_names(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
+    proxy.shared.names.put(name, bytes)
+}
+
+fn remove_names(proxy: &Proxy, name: &str) {
+    proxy.shared.names.remove(name);
 }
 
 /// Clusters that take their endpoints under this EDS name: usually the one of that name.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::listener::v3 as proto;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac as RbacFilter;
+use envoy_types::pb::envoy::extensions::filters::network::sni_cluster::v3::SniCluster;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use prost::Name;
 
 use super::rbac::Rbac;
 use super::tls::{Configurations, ServerTls};
-use super::{Checked, Invalid, Within, duration, unpack};
+use super::{Checked, Invalid, Within, duration, text, unpack};
 
 /// A compiled filter chain.
 #[derive(Debug)]
@@ -42,21 +43,24 @@ pub(crate) enum Target {
     /// Nowhere: a chain without a proxy filter.
     Close,
     Cluster(Arc<str>),
+    /// The cluster that has the server name for its name; where there is a table, only if the name is in it.
+    ServerName(Option<Arc<str>>),
     /// Clusters with their weights; at least one is above zero.
     Weighted(Box<[(Arc<str>, u32)]>),
 }
 
 impl Target {
-    /// The cluster for one connection.
-    pub(crate) fn choose(&self) -> Option<&Arc<str>> {
+    /// The cluster for one connection with this server name.
+    pub(crate) fn choose<'a>(&'a self, server_name: Option<&'a str>) -> Option<&'a str> {
         match self {
             Self::Close => None,
             Self::Cluster(name) => Some(name),
+            Self::ServerName(_) => server_name,
             Self::Weighted(clusters) => {
                 let total: u64 = clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
                 let mut at = rand::random_range(0..total);
                 clusters.iter().find_map(|(name, weight)| match at.checked_sub(u64::from(*weight)) {
-                    None => Some(name),
+                    None => Some(&**name),
                     Some(rest) => {
                         at = rest;
                         None
@@ -71,7 +75,7 @@ impl Chain {
     pub(crate) fn compile(chain: &proto::FilterChain, tls: &Configurations) -> Checked<Self> {
         let terminates = tls.downstream(chain.transport_socket.as_ref()).within("transport_socket")?;
         let mut rbac = Vec::new();
-        let mut proxy = None;
+        let (mut proxy, mut by_name) = (None, false);
         for (position, filter) in chain.filters.iter().enumerate() {
             let field = || format!("filters[{position}]");
             if proxy.is_some() {
@@ -84,6 +88,8 @@ impl Chain {
             };
             if any.type_url == tcp::TcpProxy::type_url() {
                 proxy = Some(unpack::<tcp::TcpProxy>(any).within(field())?);
+            } else if any.type_url == SniCluster::type_url() {
+                by_name = true;
             } else if any.type_url == RbacFilter::type_url() {
                 let filter = unpack::<RbacFilter>(any).within(field())?;
                 rbac.extend(Rbac::compile(&filter).within(field())?);
@@ -105,6 +111,9 @@ impl Chain {
         let (mut target, mut attempts) = (Target::Close, None);
         if let Some(proxy) = proxy {
             target = self::target(&proxy).within("tcp_proxy")?;
+            if by_name {
+                target = Target::ServerName(table(chain));
+            }
             timing.idle = duration("tcp_proxy.idle_timeout", proxy.idle_timeout.as_ref())?;
             let lifetime = proxy.max_downstream_connection_duration.as_ref();
             timing.lifetime = duration("tcp_proxy.max_downstream_connection_duration", lifetime)?;
@@ -115,10 +124,15 @@ impl Chain {
     }
 }
 
+/// The table of exported names that a chain serves.
+fn table(chain: &proto::FilterChain) -> Option<Arc<str>> {
+    let ours = chain.metadata.as_ref()?.filter_metadata.get("isthmus")?;
+    text(&ours.fields, "exported_names").map(Arc::from)
+}
+
 fn target(proxy: &tcp::TcpProxy) -> Checked<Target> {
     let refuse = |set: bool, field: &str| if set { Err(Invalid::unsupported(field)) } else { Ok(()) };
     refuse(proxy.tunneling_config.is_some(), "tunneling_config")?;
-    refuse(proxy.on_demand.is_some(), "on_demand")?;
     refuse(proxy.metadata_match.is_some(), "metadata_match")?;
     refuse(!proxy.hash_policy.is_empty(), "hash_policy")?;
     match &proxy.cluster_specifier {

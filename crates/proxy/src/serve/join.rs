@@ -14,7 +14,8 @@ use crate::access::{Flag, Peer, Record, Refusal};
 use crate::chains::{Need, Seen};
 use crate::cluster::Cluster;
 use crate::detect::{Began, detect};
-use crate::resource::chain::Chain;
+use crate::on_demand;
+use crate::resource::chain::{Chain, Target};
 use crate::resource::listener::Listener;
 use crate::resource::rbac::Facts;
 use crate::shared::Shared;
@@ -52,8 +53,14 @@ pub(super) async fn join(
         }
     };
     record.chain = Some(Arc::clone(&chain.name)).filter(|name| !name.is_empty());
-    let target = chain.target.choose();
-    let cluster = target.and_then(|name| shared.tables.cluster(name));
+    let found = find_cluster(shared, &chain, record).await;
+    let (cluster, missing) = match found {
+        Ok(found) => found,
+        Err(refusal) => {
+            reset(&stream);
+            return Err(refusal);
+        }
+    };
     record.cluster.clone_from(&cluster);
     // A ClientHello that is passed on may be said to more than one endpoint; what is terminated here stays with the stream.
     let passed_hello = chain.tls.is_none() && record.server_name.is_some() && !first.is_empty();
@@ -63,7 +70,7 @@ pub(super) async fn join(
         farewell(downstream).await;
         return Err(refusal);
     }
-    let refusal = match (cluster, target) {
+    let refusal = match (cluster, missing) {
         (Some(cluster), _) => {
             let attempts = chain.attempts.unwrap_or(shared.config.limits.attempts);
             match reach(shared, &cluster, destination, attempts, &hello, record).await {
@@ -153,6 +160,27 @@ async fn find_chain(
             Ok((Arc::clone(chain), first))
         }
     }
+}
+
+/// The cluster that a chain leads to, or else the name of the one that is missing. Where clusters are fetched on demand this may wait; a name that is not
+/// exported is refused at once.
+async fn find_cluster(
+    shared: &Shared,
+    chain: &Chain,
+    record: &Record,
+) -> Result<(Option<Arc<Cluster>>, Option<Box<str>>), Refusal> {
+    let server_name = record.server_name.as_deref();
+    if let (Target::ServerName(Some(table)), Some(name)) = (&chain.target, server_name)
+        && !on_demand::is_exported(shared, table, name).await
+    {
+        shared.metrics.refused("unknown_server_name");
+        return Err(Refusal::new(Flag::NoRoute, format!("server name {name:?} is not exported")));
+    }
+    let Some(name) = chain.target.choose(server_name) else { return Ok((None, None)) };
+    Ok(match on_demand::cluster(shared, name).await? {
+        Some(cluster) => (Some(cluster), None),
+        None => (None, Some(name.into())),
+    })
 }
 
 /// The downstream as the chain wants it: TLS terminated, or as it came.

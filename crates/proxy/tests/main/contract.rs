@@ -103,6 +103,7 @@ impl World {
                 ProxyKind::Sidecar | ProxyKind::Grpc => Vec::new(),
             },
             dns_capture: true,
+            on_demand: false,
             node: None,
         }
     }
