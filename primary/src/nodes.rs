@@ -160,7 +160,7 @@ impl StreamEvents for Events {
         }
     }
 
-    fn refused(&self, type_url: &str, error: &str) {
+    fn refused(&self, type_url: &str, _: u64, error: &str) {
         tracing::warn!(type_url, error, "a proxy refused its configuration");
     }
 

@@ -47,6 +47,8 @@ pub enum InvalidLeaf {
 pub struct Leaf {
     certified: Arc<CertifiedKey>,
     certificate: PeerCertificate,
+    // `Debug` leaves it out.
+    key: PrivateKeyDer<'static>,
 }
 
 impl Leaf {
@@ -82,9 +84,9 @@ impl Leaf {
         while chain.len() > 1 && chain.last().is_some_and(self_issued) {
             chain.pop();
         }
-        let certified = CertifiedKey::from_der(chain, key, &crate::PROVIDER)
+        let certified = CertifiedKey::from_der(chain, key.clone_key(), &crate::PROVIDER)
             .map_err(|error| InvalidLeaf::Key { name: certificate.name(), problem: error.to_string() })?;
-        Ok(Self { certified: Arc::new(certified), certificate })
+        Ok(Self { certified: Arc::new(certified), certificate, key })
     }
 
     /// What the certificate says.
@@ -109,6 +111,12 @@ impl Leaf {
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
+    }
+
+    /// The private key in DER: for a proxy that ends TLS in this identity's name, and for nobody else.
+    #[must_use]
+    pub fn private_key(&self) -> &PrivateKeyDer<'static> {
+        &self.key
     }
 
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {

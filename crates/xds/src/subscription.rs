@@ -134,6 +134,8 @@ pub struct TypeReport {
     pub names: usize,
     /// Resources that the client has been sent.
     pub resources: usize,
+    /// Version of the view that the last response came from.
+    pub version: u64,
     /// How far it is.
     pub standing: Standing,
     /// Why the client refused the last refused response.
@@ -270,6 +272,7 @@ impl Subscriptions {
 fn respond(nonces: &mut u64, watch: &mut Watch, pass: &Pass, payload: Arc<Payload>, part: usize) -> Response {
     *nonces += 1;
     watch.sent = *nonces;
+    watch.version = pass.view.version;
     if part == 0 {
         watch.sent_from = *nonces;
     }

@@ -78,9 +78,9 @@ pub trait StreamEvents: Send + Sync {
         let _ = (type_url, version);
     }
 
-    /// The client refused a response.
-    fn refused(&self, type_url: &str, error: &str) {
-        let _ = (type_url, error);
+    /// The client refused a response from its view of this version, or from an earlier one.
+    fn refused(&self, type_url: &str, version: u64, error: &str) {
+        let _ = (type_url, version, error);
     }
 
     /// The stream has ended. Called once, whatever the reason.

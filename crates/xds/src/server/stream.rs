@@ -16,7 +16,7 @@ use super::nodes::{Arrival, Closed, HealthReport, Session};
 use super::streams::Place;
 use crate::flavour::Flavour;
 use crate::frame::{FrameError, FrameReader};
-use crate::subscription::{Heard, Request, Subscriptions};
+use crate::subscription::{Heard, Request, Standing, Subscriptions};
 use crate::wire;
 
 type Requests = FrameReader<tonic::body::Body>;
@@ -210,12 +210,19 @@ impl Stream {
             .heard(request, &view, &self.shared.cache)
             .map_err(|bad| Status::invalid_argument(bad.to_string()))?;
         self.shared.metrics.heard(&url, &heard);
+        let report = open.subscriptions.report();
+        let (standing, version) = report
+            .iter()
+            .find(|one| *one.type_url == *url)
+            .map_or((None, 0), |one| (Some(one.standing), one.version));
         if heard == Heard::Nacked {
             let error = error.unwrap_or_default();
             tracing::warn!(stream = open.place.stream, r#type = url, error, "client refused a response");
-            open.session.events.refused(&url, &error);
+            open.session.events.refused(&url, version, &error);
+        } else if standing == Some(Standing::Acked) {
+            open.session.events.accepted(&url, version);
         }
-        open.place.report(open.subscriptions.report());
+        open.place.report(report);
         Ok(())
     }
 

@@ -62,6 +62,8 @@ pub(super) struct Watch {
     /// Nonce of the last response, and of the first one of its payload.
     pub(super) sent: u64,
     pub(super) sent_from: u64,
+    /// Version of the view that the last response came from.
+    pub(super) version: u64,
     acked: u64,
     nacked: Option<(u64, String)>,
 }
@@ -82,6 +84,7 @@ impl Watch {
             parts: None,
             sent: 0,
             sent_from: 0,
+            version: 0,
             acked: 0,
             nacked: None,
         }
@@ -170,6 +173,7 @@ impl Watch {
             wildcard: self.wildcard,
             names: self.names.len(),
             resources: self.present,
+            version: self.version,
             standing,
             error: self.nacked.as_ref().map(|(_, error)| error.clone()),
         }

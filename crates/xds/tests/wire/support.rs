@@ -41,7 +41,7 @@ impl StreamEvents for Tell {
     fn health(&self, report: HealthReport) {
         let _ = self.0.send(Event::Health(report));
     }
-    fn refused(&self, _: &str, error: &str) {
+    fn refused(&self, _: &str, _: u64, error: &str) {
         let _ = self.0.send(Event::Refused(error.to_string()));
     }
     fn closed(&self, reason: &Closed) {
