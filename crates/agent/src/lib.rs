@@ -4,6 +4,7 @@
 //! alone.
 
 pub mod admin;
+pub mod ads;
 pub mod app;
 pub mod args;
 pub mod cache;
@@ -17,8 +18,11 @@ pub mod health;
 pub mod identity;
 pub mod join;
 pub mod limits;
+pub mod mirror;
 pub mod node;
 pub mod resolver;
+pub mod secrets;
+pub mod sockets;
 pub mod state;
 
 pub use app::{Agent, Config, Ports, StartError};

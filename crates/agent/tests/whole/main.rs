@@ -6,3 +6,4 @@ mod join;
 mod plane;
 mod renewal;
 mod resources;
+mod sockets;

@@ -1,0 +1,260 @@
+//! What the control plane sent, as the view of an Envoy beside this agent.
+//!
+//! The agent alone speaks to the control plane. What it was sent is kept here and on disk, so that Envoy can come, go and restart with
+//! every control plane gone. What Envoy refuses goes back to the form that it had accepted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use isthmus_proto::resource::{Resource, ResourceSet, View};
+use isthmus_proto::type_url;
+use isthmus_xds::StreamEvents;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::cache::{Entry, ResourceCache};
+
+/// Types that are passed on. A type that never came is unknown, which is not the same as empty: it is not served.
+const TYPES: [&str; 4] = [type_url::CLUSTER, type_url::ENDPOINTS, type_url::LISTENER, type_url::ROUTE];
+
+/// The resources of one Envoy. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Mirror(Arc<Shared>);
+
+/// What is refused at present, by type.
+pub type Refusals = BTreeMap<&'static str, Refusal>;
+
+#[derive(Debug)]
+struct Shared {
+    cache: ResourceCache,
+    state: Mutex<State>,
+    views: watch::Sender<Arc<View>>,
+    refusals: watch::Sender<Refusals>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    version: u64,
+    types: BTreeMap<&'static str, Kind>,
+}
+
+#[derive(Debug, Default)]
+struct Kind {
+    entries: BTreeMap<Arc<str>, (Resource, Entry)>,
+    set: Arc<ResourceSet>,
+    /// What each name that changed since the last acceptance was before, and the version of its last change.
+    before: BTreeMap<Arc<str>, (u64, Option<Entry>)>,
+}
+
+/// What Envoy refused, until it accepts something newer in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why, in Envoy's words.
+    pub error: Arc<str>,
+    /// The names in it that went back to their last good form.
+    pub names: Vec<Arc<str>>,
+}
+
+impl Mirror {
+    /// Nothing yet. What is refused is taken out of `cache` too.
+    #[must_use]
+    pub fn new(cache: ResourceCache) -> Self {
+        Self(Arc::new(Shared {
+            cache,
+            state: Mutex::default(),
+            views: watch::Sender::new(Arc::default()),
+            refusals: watch::Sender::new(Refusals::new()),
+        }))
+    }
+
+    /// Takes in a change of one type; types that are not Envoy's are passed over.
+    pub fn apply(&self, type_url: &str, upserts: &[Entry], removed: &[Arc<str>]) {
+        let Some(url) = known(type_url) else { return };
+        let mut state = self.0.state.lock();
+        state.version += 1;
+        let version = state.version;
+        let kind = state.types.entry(url).or_default();
+        for name in removed {
+            let old = kind.entries.remove(name).map(|(_, entry)| entry);
+            kind.changed(Arc::clone(name), version, old);
+        }
+        for entry in upserts {
+            let name: Arc<str> = entry.name.as_str().into();
+            let resource = Resource::new(Arc::clone(&name), entry.body.clone());
+            let old = kind.entries.insert(Arc::clone(&name), (resource, entry.clone()));
+            kind.changed(name, version, old.map(|(_, entry)| entry));
+        }
+        self.publish(&mut state, url);
+        drop(state);
+        // Another form is tried: what was refused is past.
+        self.0.refusals.send_if_modified(|refusals| {
+            let Some(refusal) = refusals.get_mut(url) else { return false };
+            let before = refusal.names.len();
+            refusal
+                .names
+                .retain(|name| !removed.contains(name) && !upserts.iter().any(|entry| *entry.name == **name));
+            refusal.names.len() < before
+        });
+    }
+
+    /// The newest view, and those after it.
+    #[must_use]
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.0.views.subscribe()
+    }
+
+    /// What is refused at present.
+    #[must_use]
+    pub fn refusals(&self) -> watch::Receiver<Refusals> {
+        self.0.refusals.subscribe()
+    }
+
+    fn publish(&self, state: &mut State, url: &'static str) {
+        if let Some(kind) = state.types.get_mut(url) {
+            let resources = kind.entries.values().map(|(resource, _)| resource.clone()).collect();
+            kind.set = Arc::new(ResourceSet::new(resources));
+        }
+        let sets = state.types.iter().map(|(url, kind)| (*url, Arc::clone(&kind.set))).collect();
+        self.0.views.send_replace(Arc::new(View { version: state.version, sets }));
+    }
+}
+
+impl Kind {
+    fn changed(&mut self, name: Arc<str>, version: u64, old: Option<Entry>) {
+        self.before.entry(name).or_insert((version, old)).0 = version;
+    }
+
+    /// Puts a name back to what it was when it was last accepted. Returns what that is.
+    fn put_back(&mut self, name: &Arc<str>) -> Option<Entry> {
+        let good = self.before.remove(name).and_then(|(_, good)| good);
+        match &good {
+            Some(good) => {
+                let resource = Resource::new(Arc::clone(name), good.body.clone());
+                self.entries.insert(Arc::clone(name), (resource, good.clone()));
+            }
+            None => drop(self.entries.remove(name)),
+        }
+        good
+    }
+}
+
+impl StreamEvents for Mirror {
+    fn accepted(&self, type_url: &str, version: u64) {
+        let Some(url) = known(type_url) else { return };
+        if let Some(kind) = self.0.state.lock().types.get_mut(url) {
+            kind.before.retain(|_, (changed, _)| *changed > version);
+        }
+        self.0.refusals.send_if_modified(|refusals| {
+            // What was put back is accepted, and is still not what the control plane wants.
+            let stands = refusals.get(url).is_some_and(|refusal| !refusal.names.is_empty());
+            !stands && refusals.remove(url).is_some()
+        });
+    }
+
+    fn refused(&self, type_url: &str, version: u64, error: &str) {
+        let Some(url) = known(type_url) else { return };
+        let mut state = self.0.state.lock();
+        let kind = state.types.entry(url).or_default();
+        let meant = |(name, (changed, _)): &(&Arc<str>, &(u64, _))| *changed <= version && says(error, name);
+        let named: Vec<Arc<str>> =
+            kind.before.iter().filter(meant).map(|(name, _)| Arc::clone(name)).collect();
+        for name in &named {
+            match kind.put_back(name) {
+                Some(good) => self.0.cache.change(url, vec![good], &[]),
+                None => self.0.cache.change(url, Vec::new(), &[Arc::clone(name)]),
+            }
+        }
+        if !named.is_empty() {
+            state.version += 1;
+            self.publish(&mut state, url);
+        }
+        drop(state);
+        tracing::warn!(r#type = url, names = ?named, error, "Envoy refuses it, the last good stays");
+        self.0.refusals.send_modify(|refusals| {
+            let earlier = refusals.remove(url).map(|refusal| refusal.names).unwrap_or_default();
+            let mut names = [earlier, named].concat();
+            names.sort_unstable();
+            names.dedup();
+            refusals.insert(url, Refusal { error: error.into(), names });
+        });
+    }
+}
+
+fn known(type_url: &str) -> Option<&'static str> {
+    TYPES.into_iter().find(|url| *url == type_url)
+}
+
+/// Whether a text has this name as a word of its own: Envoy writes `NAME: problem`, or the name in quotes.
+fn says(text: &str, name: &str) -> bool {
+    let apart = |next: Option<char>| next.is_none_or(|next| " :,;'\"()\n".contains(next));
+    !name.is_empty()
+        && text.match_indices(name).any(|(at, _)| {
+            apart(text[..at].chars().next_back()) && apart(text[at + name.len()..].chars().next())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::data::DataDir;
+
+    fn entry(name: &str, body: &'static str) -> Entry {
+        Entry { name: name.into(), version: body.into(), body: Bytes::from_static(body.as_bytes()) }
+    }
+
+    fn mirror() -> (tempfile::TempDir, ResourceCache, Mirror) {
+        let temporary = tempfile::tempdir().unwrap();
+        let cache = ResourceCache::open(&DataDir::open(temporary.path()).unwrap(), "reviews").unwrap();
+        (temporary, cache.clone(), Mirror::new(cache))
+    }
+
+    fn seen(mirror: &Mirror, url: &str) -> Vec<(String, Bytes)> {
+        let view = Arc::clone(&mirror.views().borrow());
+        let all = view.set(url).unwrap().iter();
+        all.map(|resource| (resource.name.to_string(), resource.body.clone())).collect()
+    }
+
+    #[test]
+    fn what_envoy_refuses_goes_back_to_what_it_had_accepted() {
+        let (_data, cache, mirror) = mirror();
+        let url = type_url::CLUSTER;
+        mirror.apply(url, &[entry("a|b", "1"), entry("a|bc", "1")], &[]);
+        mirror.accepted(url, 1);
+        mirror.apply(url, &[entry("a|b", "2"), entry("a|bc", "2"), entry("new", "2")], &[]);
+        // Two bad forms in a row: the last good is older than both.
+        mirror.apply(url, &[entry("a|b", "3")], &[]);
+        cache.change(url, vec![entry("a|b", "3"), entry("a|bc", "2"), entry("new", "2")], &[]);
+        mirror.refused(url, 3, "Error adding/updating cluster(s) a|b: bad, new: bad too");
+        let found = [("a|b".to_string(), Bytes::from("1")), ("a|bc".to_string(), Bytes::from("2"))];
+        assert_eq!(seen(&mirror, url), found);
+        assert_eq!(cache.entries(url), [entry("a|b", "1"), entry("a|bc", "2")]);
+        let refusal = mirror.refusals().borrow()[url].clone();
+        assert_eq!(refusal.names, ["a|b".into(), "new".into()]);
+        // It stands until something else is tried under those names.
+        mirror.accepted(url, 4);
+        mirror.apply(url, &[entry("a|b", "4")], &["new".into()]);
+        mirror.accepted(url, 5);
+        assert!(mirror.refusals().borrow().is_empty());
+    }
+
+    #[test]
+    fn a_refusal_of_an_older_form_leaves_the_newer_one() {
+        let (_data, _cache, mirror) = mirror();
+        mirror.apply(type_url::LISTENER, &[entry("l", "1")], &[]);
+        mirror.apply(type_url::LISTENER, &[entry("l", "2")], &[]);
+        mirror.refused(type_url::LISTENER, 1, "l: bad");
+        assert_eq!(seen(&mirror, type_url::LISTENER), [("l".to_string(), Bytes::from("2"))]);
+    }
+
+    #[test]
+    fn a_type_that_never_came_is_not_served_and_an_empty_one_is() {
+        let (_data, _cache, mirror) = mirror();
+        mirror.apply(type_url::CLUSTER, &[], &[]);
+        mirror.apply(type_url::NAME_TABLE, &[entry("", "1")], &[]);
+        let view = Arc::clone(&mirror.views().borrow());
+        assert!(view.set(type_url::CLUSTER).unwrap().is_empty());
+        assert!(view.set(type_url::LISTENER).is_none() && view.set(type_url::NAME_TABLE).is_none());
+    }
+}
