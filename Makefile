@@ -7,7 +7,7 @@ TESTBED := $(TARGET)/debug/isthmus-testbed
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help needs build demo demo-sh demo-host demo-stop test bench-gateway bench-xds kube-assets fmt lint
+.PHONY: help needs peers build demo demo-sh demo-host demo-stop test bench-gateway bench-xds kube-assets fmt lint
 
 help:
 	@echo 'make demo                 tell and check the story: two clusters, three networks, a VM (KEEP=1: stay up;'
@@ -25,6 +25,10 @@ help:
 # Lists what is missing and, for root, installs it.
 needs:
 	@tests/needs.sh $(TARGET)/debug
+
+# Other people's programs that tests run ours against.
+peers:
+	@tests/peers.sh $(TARGET)
 
 build:
 	@$(CARGO) build --workspace --locked
@@ -44,7 +48,7 @@ demo-stop:
 	@exec $(TESTBED) stop
 
 # The scenarios run programs of several packages: cargo builds those for `build` only.
-test: needs build
+test: needs peers build
 	@test -x tests/kube/bin/kube-apiserver || echo 'make test: no tests/kube/bin/kube-apiserver, so nothing is compared with a real one (make kube-assets)'
 	@$(CARGO) test --workspace --locked
 

@@ -21,6 +21,7 @@ use crate::cache::ResourceCache;
 use crate::data::DataError;
 use crate::discovery::{self, Sinks};
 use crate::enroll::Enrolled;
+use crate::grpc;
 use crate::health::spec::What;
 use crate::health::{self, Schedule};
 use crate::identity;
@@ -181,6 +182,7 @@ impl Agent {
             readiness: resources.clone(),
         };
         let node = config.workload.node(&membership);
+        grpc::serve(&enrolled.data, node.clone(), &enrolled.connector, &group)?;
         let discovery = discovery::start(node, &membership.cluster, &enrolled.connector, sinks, &group);
         dns.run(&group);
         group.spawn("proxy", OnFailure::Stop, {

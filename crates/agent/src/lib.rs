@@ -14,6 +14,7 @@ pub mod data;
 pub mod discovery;
 pub mod enroll;
 mod explain;
+pub mod grpc;
 pub mod health;
 pub mod identity;
 pub mod join;

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which may panic as tests do")]
 
+mod grpc;
 mod joining;
+mod kubernetes;
 mod plane;
 mod replicas;
 mod restart;
