@@ -30,7 +30,7 @@ pub use app::{Agent, Config, Ports, StartError};
 pub use cache::ResourceCache;
 pub use connect::Connector;
 pub use data::DataDir;
-pub use enroll::{Enrolled, Enrollment, enroll};
+pub use enroll::{Enrolled, Enrollment, enroll, enroll_in};
 pub use join::{JoinError, join};
 pub use node::{Registration, Workload};
 pub use state::Membership;
