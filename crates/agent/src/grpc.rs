@@ -5,11 +5,6 @@
 //! and the workload's certificates are. When the control plane is away the stream ends as unavailable: the libraries keep what
 //! they had and come back.
 
-mod authority;
-
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,20 +20,16 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use envoy_types::pb::google::protobuf::Value;
 use envoy_types::pb::google::protobuf::value::Kind;
 use futures::{Stream, StreamExt as _};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::service::TowerToHyperService;
 use isthmus_lifecycle::TaskGroup;
-use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::connect::Connector;
 use crate::data::{DataDir, DataError};
+use crate::sockets::{Socket, absolute};
 
 /// Streams at one time; each has a connection of its own to the control plane.
 const MAX_STREAMS: usize = 64;
-/// Bytes of a client that wait for being served.
-const PASSED_ON: usize = 32 * 1024;
 /// The file that gRPC libraries read.
 const BOOTSTRAP: &str = "grpc-bootstrap.json";
 /// What the agent's own stream does, and a client's must not do again.
@@ -47,7 +38,7 @@ const OWN: [&str; 4] = ["ISTHMUS_REGISTER", "AUTO_REGISTER_GROUP", "HEALTH_CHECK
 /// Where `GRPC_XDS_BOOTSTRAP` must point for clients beside an agent with this data directory.
 #[must_use]
 pub fn bootstrap_file(data_dir: &Path) -> PathBuf {
-    std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_path_buf()).join(BOOTSTRAP)
+    absolute(data_dir).join(BOOTSTRAP)
 }
 
 /// Listens on `DATA/sockets/grpc` (0600) until the group stops, and writes the bootstrap.
@@ -56,58 +47,11 @@ pub fn bootstrap_file(data_dir: &Path) -> PathBuf {
 /// When a file or the socket cannot be made.
 pub fn serve(data: &DataDir, node: Node, connector: &Connector, group: &TaskGroup) -> Result<(), DataError> {
     let node = client_node(node);
-    let socket = std::path::absolute(data.file("sockets").join("grpc"))
-        .map_err(|source| DataError::Io { path: data.file("sockets"), source })?;
-    let listener = listen(&socket).map_err(|source| DataError::Io { path: socket.clone(), source })?;
-    data.write(BOOTSTRAP, bootstrap(&node, &socket, &data.identity()).as_bytes())?;
+    let socket = Socket::bind(data, "grpc", None)?;
+    data.write(BOOTSTRAP, bootstrap(&node, socket.path(), &data.identity()).as_bytes())?;
     let relay = Relay { node, connector: connector.clone(), slots: Arc::new(Semaphore::new(MAX_STREAMS)) };
-    let routes = tonic::service::Routes::new(AggregatedDiscoveryServiceServer::new(relay));
-    let (tasks, stop) = (group.clone(), group.signal());
-    group.spawn_infallible("gRPC clients", async move {
-        loop {
-            let accepted = tokio::select! {
-                () = stop.stopping() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "a gRPC client's connection was lost");
-                    continue;
-                }
-            };
-            let (service, cut) = (TowerToHyperService::new(routes.clone()), stop.clone());
-            tasks.spawn_infallible("gRPC client", async move {
-                let (from, to) = stream.into_split();
-                let (received, passed_on) = tokio::io::simplex(PASSED_ON);
-                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                let serving = server.serve_connection(TokioIo::new(tokio::io::join(received, to)), service);
-                tokio::select! {
-                    () = cut.cut() => {}
-                    (passed, _) = async { tokio::join!(authority::pass(from, passed_on), serving) } => {
-                        if let Err(error) = passed {
-                            tracing::debug!(%error, "a gRPC client's connection ended");
-                        }
-                    }
-                }
-            });
-        }
-    });
+    socket.serve("gRPC clients", AggregatedDiscoveryServiceServer::new(relay), group);
     Ok(())
-}
-
-fn listen(socket: &Path) -> io::Result<UnixListener> {
-    if let Some(folder) = socket.parent() {
-        fs::create_dir_all(folder)?;
-        fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-    }
-    match fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket)?;
-    fs::set_permissions(socket, Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// The workload's node as a gRPC client's.
@@ -122,7 +66,7 @@ fn client_node(mut node: Node) -> Node {
 
 /// gRFC A27 and A29: the server, the node, the files with certificates.
 fn bootstrap(node: &Node, socket: &Path, identity: &Path) -> String {
-    let file = |name: &str| std::path::absolute(identity.join(name)).unwrap_or_else(|_| identity.join(name));
+    let file = |name: &str| absolute(&identity.join(name));
     let locality = node.locality.clone().unwrap_or_default();
     let bootstrap = serde_json::json!({
         "xds_servers": [{

@@ -1,4 +1,7 @@
-//! Unix sockets below the data directory, for the proxy beside this agent: `DATA/sockets/xds` and `DATA/sockets/sds`.
+//! Unix sockets below the data directory, for what runs beside this agent: `DATA/sockets/xds` and `DATA/sockets/sds` for a proxy,
+//! `DATA/sockets/grpc` for clients without one.
+
+mod authority;
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -12,6 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::data::{DataDir, DataError};
 
+/// Bytes of one client's requests that wait for being served.
+const PASSED_ON: usize = 32 * 1024;
 /// The folder of all sockets.
 pub const FOLDER: &str = "sockets";
 
@@ -92,9 +97,14 @@ impl Socket {
                 tasks.spawn_infallible(what, async move {
                     let mut server = hyper::server::conn::http2::Builder::new(executor);
                     server.timer(TokioTimer::new()).max_concurrent_streams(256);
+                    let (from, to) = stream.into_split();
+                    let (requests, passed_on) = tokio::io::simplex(PASSED_ON);
+                    let serving = server.serve_connection(TokioIo::new(tokio::io::join(requests, to)), service);
                     tokio::select! {
                         () = cut.cut() => {}
-                        ended = server.serve_connection(TokioIo::new(stream), service) => {
+                        (passed, served) = async { tokio::join!(authority::pass(from, passed_on), serving) } => {
+                            let ended = passed.map_err(Box::from).and(served.map_err(Into::into));
+                            let ended: Result<(), Box<dyn std::error::Error + Send + Sync>> = ended;
                             if let Err(error) = ended {
                                 tracing::debug!(%error, "a local client's connection ended");
                             }
