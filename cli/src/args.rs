@@ -1,10 +1,14 @@
 //! What can be typed. The help of each command shows it in use.
 
+mod preview;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use isthmus_model::{ClusterId, NamespacedName, NetworkId, TrustDomain};
+
+pub(crate) use preview::{ClusterPath, Form, Part, PreviewArgs, Whose};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -102,6 +106,9 @@ Examples:
 
 A control plane with --standalone has them already.")]
     Crds,
+    /// Show the Envoy resources that a proxy would get from files, without a cluster
+    #[command(after_help = preview::EXAMPLES)]
+    Preview(Box<PreviewArgs>),
     /// Print the version
     Version(OutputArgs),
     /// Print a completion script for a shell

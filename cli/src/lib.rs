@@ -7,10 +7,12 @@ mod api;
 mod args;
 mod ca;
 mod completion;
+mod files;
 mod grant;
 mod link;
 mod mesh;
 mod output;
+mod preview;
 mod proxy_config;
 mod status;
 mod tokens;
@@ -35,7 +37,20 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Command::ProxyConfig(options) => proxy_config::run(&server, &options).await,
         Command::Validate(options) => validate::run(&options),
         Command::Crds => output::documents(&isthmus_resources::crds()),
+        Command::Preview(options) => preview::run(&options),
         Command::Version(options) => output::version(options.output),
         Command::Completion { shell } => completion::run(shell),
     }
+}
+
+/// What `isthmus preview` shows, for programs that compare it.
+///
+/// # Errors
+/// When it fails, when an object was refused, and when the arguments are another command's.
+pub fn previewed(args: &Args) -> anyhow::Result<serde_json::Value> {
+    let Command::Preview(options) = &args.command else { anyhow::bail!("the command is not preview") };
+    let mut remarks = preview::Remarks::default();
+    let shown = preview::resources(options, &mut remarks)?;
+    remarks.end()?;
+    Ok(shown)
 }

@@ -1,16 +1,14 @@
 //! `isthmus validate`.
 
-use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use isthmus_resources::{parse, validate as check, warnings};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
 use crate::args::{Format, ValidateArgs};
-use crate::output;
+use crate::{files, output};
 
 /// One thing found.
 #[derive(Debug, Serialize)]
@@ -34,7 +32,7 @@ pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
     let mut findings = Vec::new();
     let mut objects = 0;
     for path in &args.files {
-        for (file, text) in texts(path)? {
+        for (file, text) in files::texts(path)? {
             objects += inspect(&file, &text, &mut findings);
         }
     }
@@ -61,33 +59,6 @@ pub(crate) fn run(args: &ValidateArgs) -> anyhow::Result<()> {
 
 fn display(files: &[PathBuf]) -> String {
     files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-fn texts(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
-    let shown = path.display().to_string();
-    if shown == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
-        return Ok(vec![("standard input".to_string(), text)]);
-    }
-    if !path.is_dir() {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {shown}"))?;
-        return Ok(vec![(shown, text)]);
-    }
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path).with_context(|| format!("reading {shown}"))? {
-        let file = entry.with_context(|| format!("reading {shown}"))?.path();
-        let readable = file.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
-        if readable && file.is_file() {
-            files.push(file);
-        }
-    }
-    files.sort_unstable();
-    let read = |file: PathBuf| {
-        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
-        Ok((file.display().to_string(), text))
-    };
-    files.into_iter().map(read).collect()
 }
 
 /// Adds what is wrong with the objects of a text; how many there are.

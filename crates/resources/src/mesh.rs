@@ -191,6 +191,10 @@ fn document(text: &str, key: &str) -> Result<Value, ParseError> {
             }),
         };
     }
+    if let Some(kind) = value["kind"].as_str() {
+        let problem = format!("neither {key} configuration nor a ConfigMap with it");
+        return Err(ParseError::Shape { object: kind.to_string(), problem });
+    }
     strip_nulls(&mut value);
     match value {
         Value::Null => Ok(Value::Object(serde_json::Map::new())),

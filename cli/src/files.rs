@@ -1,0 +1,52 @@
+//! Files of objects: one, all below a directory, or standard input.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+/// A directory tree deeper than this is a loop of links.
+const DEPTH: usize = 32;
+
+/// The texts of a path with the names of their files: a file, `-` for standard input, or a directory's `.yaml`, `.yml` and `.json`
+/// files at any depth, in the order of their names.
+pub(crate) fn texts(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let shown = path.display().to_string();
+    if shown == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
+        return Ok(vec![("standard input".to_string(), text)]);
+    }
+    if !path.is_dir() {
+        return Ok(vec![(shown, text(path)?)]);
+    }
+    let mut files = Vec::new();
+    gather(path, DEPTH, &mut files)?;
+    files.sort_unstable();
+    files.into_iter().map(|file| Ok((file.display().to_string(), text(&file)?))).collect()
+}
+
+/// The text of one file.
+pub(crate) fn text(file: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))
+}
+
+fn gather(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let reading = || format!("reading {}", directory.display());
+    for entry in fs::read_dir(directory).with_context(reading)? {
+        let path = entry.with_context(reading)?.path();
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        let readable = path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+        if hidden {
+            continue;
+        }
+        if path.is_dir() {
+            anyhow::ensure!(depth > 0, "{}: directories are nested too deeply", path.display());
+            gather(&path, depth - 1, files)?;
+        } else if readable {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
