@@ -120,7 +120,9 @@ async fn beside(
         }
     }
     tracing::info!(command = %args.command.join(" "), "ready, starting the workload");
-    let mut child = Child::start(wrapper, &args.command, alive)?;
+    let bootstrap = isthmus_agent::grpc::bootstrap_file(&args.data_dir);
+    let environment = [("GRPC_XDS_BOOTSTRAP", bootstrap.as_path())];
+    let mut child = Child::start(wrapper, &args.command, &environment, alive)?;
     loop {
         let asked = tokio::select! {
             ended = child.ended() => return Ok(ended?),

@@ -1,5 +1,6 @@
 //! The workload's process, where the agent runs it: started, told of signals, ended.
 
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -29,13 +30,14 @@ pub struct Workload {
 
 impl Workload {
     /// Starts the command with our own input and output, through `wrapper` (program and arguments) when it is not empty.
-    /// `alive` follows it.
+    /// `environment` is added to ours; `alive` follows it.
     ///
     /// # Errors
     /// When the program is not found or not executable, or the command is empty.
     pub fn start(
         wrapper: &[String],
         command: &[String],
+        environment: &[(&str, &Path)],
         alive: watch::Sender<bool>,
     ) -> Result<Self, SpawnError> {
         let name = command.first().cloned().unwrap_or_default();
@@ -43,6 +45,7 @@ impl Workload {
         let whole = [wrapper, command].concat();
         let child = Command::new(whole.first().map_or("", String::as_str))
             .args(whole.iter().skip(1))
+            .envs(environment.iter().copied())
             // Of its own group, so that a terminal's signals reach it once: from us.
             .process_group(0)
             .spawn()
@@ -179,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn its_exit_code_becomes_ours() {
         let (alive, mut seen) = watch::channel(false);
-        let mut workload = Workload::start(&[], &command("exit 7"), alive).unwrap();
+        let mut workload = Workload::start(&[], &command("exit 7"), &[], alive).unwrap();
         assert_eq!(workload.ended().await.unwrap(), 7);
         assert!(!*seen.borrow_and_update());
     }
@@ -188,12 +191,12 @@ mod tests {
     async fn one_that_ignores_the_signal_is_killed_after_the_grace() {
         let (alive, _seen) = watch::channel(false);
         let mut workload =
-            Workload::start(&[], &command("trap '' TERM; while :; do sleep 0.01; done"), alive).unwrap();
+            Workload::start(&[], &command("trap '' TERM; while :; do sleep 0.01; done"), &[], alive).unwrap();
         let ended = workload.stop(Signal::SIGTERM, Duration::from_millis(300)).await.unwrap();
         // Either the trap was set in time and SIGKILL ended it, or SIGTERM came first.
         assert!(ended == 128 + 9 || ended == 128 + 15, "{ended}");
         let missing =
-            Workload::start(&[], &["/no/such/program".into()], watch::channel(false).0).unwrap_err();
+            Workload::start(&[], &["/no/such/program".into()], &[], watch::channel(false).0).unwrap_err();
         assert!(missing.to_string().starts_with("/no/such/program: "), "{missing}");
     }
 }
