@@ -52,12 +52,25 @@ pub struct Args {
     /// Where the admin pages are served; they answer to localhost only
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15000")]
     pub admin_address: SocketAddr,
+    /// Ask for every exported service at once, instead of for those that connections name
+    #[arg(long)]
+    pub full_view: bool,
+    /// Give a service back when it has had no connection for so long
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "15m", conflicts_with = "full_view")]
+    pub unused_after: Duration,
     /// Bounds on what clients can make it spend.
     #[command(flatten)]
     pub limits: LimitArgs,
     /// Time for open connections to end when stopping
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub drain: Duration,
+    /// Take over from the gateway that runs with the same data directory: its listening sockets come here, no connection is
+    /// lost, and it ends when what is open there has. Where none runs this is an ordinary start
+    #[arg(long)]
+    pub takeover: bool,
+    /// Time for open connections to end after a new process has taken over from this one
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "15m")]
+    pub takeover_drain: Duration,
     /// Threads.
     #[command(flatten)]
     pub workers: WorkerArgs,
@@ -82,6 +95,19 @@ pub struct LimitArgs {
     /// A connection without a byte for so long is closed; 0s: never
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     pub idle_timeout: Duration,
+    /// A connection older than this is closed, give or take a tenth; what is inside is opaque, so it is cut; 0s: never
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    pub max_connection_age: Duration,
+    /// Silence until TCP keepalive asks whether a peer is there; below the idle limits of cloud balancers (240 s and more).
+    /// For clients, unless a listener says otherwise; to endpoints, where their cluster says nothing
+    #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "60s")]
+    pub keepalive_time: Duration,
+    /// From one such question to the next
+    #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "15s")]
+    pub keepalive_interval: Duration,
+    /// Questions without an answer until the connection is given up
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=127))]
+    pub keepalive_probes: u32,
 }
 
 impl Args {
@@ -90,6 +116,13 @@ impl Args {
     pub fn own_name(&self, hostname: &str) -> String {
         self.name.clone().unwrap_or_else(|| format!("{}-{hostname}", self.service_account.name))
     }
+}
+
+/// Whole seconds, at least one, at most what the kernel takes.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let given = duration(text)?;
+    let whole = given.subsec_nanos() == 0 && (1..=32767).contains(&given.as_secs());
+    whole.then_some(given).ok_or_else(|| format!("{text} is not 1 to 32767 whole seconds"))
 }
 
 fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
@@ -129,6 +162,8 @@ mod tests {
             ("isthmus-eastwest-gw --service-account x", "--service-account"),
             ("isthmus-eastwest-gw --hello-timeout soon", "--hello-timeout"),
             ("isthmus-eastwest-gw --metrics-address 15020", "--metrics-address"),
+            ("isthmus-eastwest-gw --keepalive-time 500ms", "--keepalive-time"),
+            ("isthmus-eastwest-gw --keepalive-probes 0", "--keepalive-probes"),
         ] {
             let error = parse(line).unwrap_err().to_string();
             assert!(error.contains(named), "{line}: {error}");

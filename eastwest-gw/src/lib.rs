@@ -5,6 +5,7 @@
 
 mod app;
 pub mod args;
+mod takeover;
 
 use anyhow::Context as _;
 use isthmus_lifecycle::Drain;

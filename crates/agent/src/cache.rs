@@ -129,12 +129,13 @@ impl ResourceCache {
                 () = stop.stopping() => break,
                 () = tokio::time::sleep(SETTLE) => {}
             }
-            self.write().await;
+            self.flush().await;
         }
-        self.write().await;
+        self.flush().await;
     }
 
-    async fn write(&self) {
+    /// Writes what is remembered now.
+    pub async fn flush(&self) {
         let cache = self.clone();
         let written = tokio::task::spawn_blocking(move || {
             let bytes = cache.encode();

@@ -1,12 +1,13 @@
 //! The data directory: one agent's memory, readable by its owner alone.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::fcntl::{Flock, FlockArg};
+use parking_lot::Mutex;
 use thiserror::Error;
 
 /// Why the directory cannot be used.
@@ -37,7 +38,25 @@ pub enum DataError {
 #[derive(Debug, Clone)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: Arc<Flock<File>>,
+    lock: Arc<Mutex<Lock>>,
+}
+
+/// The lock of a directory, which two processes may share for the time of a handover.
+#[derive(Debug)]
+struct Lock {
+    /// None when a successor has it.
+    file: Option<File>,
+    /// It ends with this process's use of it. Not so while a predecessor may still go on.
+    own: bool,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing it would do, were there no child that is between fork and exec and has it too.
+        if let Some(file) = self.file.as_ref().filter(|_| self.own) {
+            let _ = file.unlock();
+        }
+    }
 }
 
 impl DataDir {
@@ -55,11 +74,43 @@ impl DataDir {
             .mode(0o600)
             .open(path.join("lock"))
             .map_err(io)?;
-        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { path: path.to_path_buf(), _lock: Arc::new(lock) }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(DataError::InUse(path.to_path_buf())),
-            Err((_, errno)) => Err(io(errno.into())),
+        match lock.try_lock() {
+            Ok(()) => Ok(Self::locked(path, lock, true)),
+            Err(TryLockError::WouldBlock) => Err(DataError::InUse(path.to_path_buf())),
+            Err(TryLockError::Error(source)) => Err(io(source)),
         }
+    }
+
+    fn locked(path: &Path, lock: File, own: bool) -> Self {
+        Self { path: path.to_path_buf(), lock: Arc::new(Mutex::new(Lock { file: Some(lock), own })) }
+    }
+
+    /// A directory whose lock another process shares: [`DataDir::share_lock`] of that one. It stays that one's until
+    /// [`DataDir::keep`].
+    #[must_use]
+    pub fn adopt(path: &Path, lock: OwnedFd) -> Self {
+        Self::locked(path, File::from(lock), false)
+    }
+
+    /// The process that shared the lock has left the directory to this one.
+    pub fn keep(&self) {
+        self.lock.lock().own = true;
+    }
+
+    /// The lock once more, for a successor. The directory stays locked while either has it.
+    ///
+    /// # Errors
+    /// When it was handed over before, or the process has no descriptor left.
+    pub fn share_lock(&self) -> io::Result<OwnedFd> {
+        match &self.lock.lock().file {
+            Some(lock) => lock.as_fd().try_clone_to_owned(),
+            None => Err(io::Error::other("the data directory was handed over already")),
+        }
+    }
+
+    /// Leaves the directory to a successor that shares the lock. Nothing may be written here afterwards.
+    pub fn leave(&self) {
+        self.lock.lock().file = None;
     }
 
     /// Where key, chain and roots lie.
@@ -141,5 +192,22 @@ mod tests {
         assert_eq!((mode(&path), mode(&path.join("thing"))), (0o700, 0o600));
         drop(data);
         DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_handed_over_without_a_moment_between() {
+        let temporary = tempfile::tempdir().unwrap();
+        let old = DataDir::open(temporary.path()).unwrap();
+        let in_use = || matches!(DataDir::open(temporary.path()), Err(DataError::InUse(_)));
+        drop(DataDir::adopt(temporary.path(), old.share_lock().unwrap()));
+        assert!(in_use(), "a successor that failed took nothing with it");
+        let new = DataDir::adopt(temporary.path(), old.share_lock().unwrap());
+        new.keep();
+        old.leave();
+        assert!(old.share_lock().is_err());
+        drop(old);
+        assert!(in_use());
+        drop(new);
+        DataDir::open(temporary.path()).unwrap();
     }
 }

@@ -92,6 +92,14 @@ pub struct Enrolled {
 /// When there is no usable identity and no token that the control plane accepts.
 pub async fn enroll(enrollment: Enrollment) -> Result<Enrolled, EnrollError> {
     let data = DataDir::open(&enrollment.data_dir)?;
+    enroll_in(data, enrollment).await
+}
+
+/// As [`enroll`], in a data directory that is open.
+///
+/// # Errors
+/// As [`enroll`].
+pub async fn enroll_in(data: DataDir, enrollment: Enrollment) -> Result<Enrolled, EnrollError> {
     let (membership, identity) = match remembered(&data, &enrollment)? {
         Some(found) => found,
         None => {
