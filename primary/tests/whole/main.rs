@@ -6,6 +6,7 @@ mod grpc;
 mod joining;
 mod kubernetes;
 mod plane;
+mod preview;
 mod replicas;
 mod restart;
 mod streams;
