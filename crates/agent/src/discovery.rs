@@ -2,6 +2,7 @@
 
 pub mod eds;
 pub mod names;
+mod on_demand;
 pub mod strict;
 
 use std::collections::BTreeSet;
@@ -14,12 +15,14 @@ use isthmus_capture::Strict;
 use isthmus_lifecycle::{Backoff, Guard, Readiness, TaskGroup};
 use isthmus_model::ClusterId;
 use isthmus_proto::type_url;
-use isthmus_proxy::Proxy;
+use isthmus_proxy::{OnDemandLimits, Proxy};
 use isthmus_xds::{Client, Handle, Handler, Rejection, Update};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::cache::{Entry, ResourceCache};
 use crate::connect::Connector;
+use on_demand::OnDemand;
 
 /// What discovery feeds.
 pub struct Sinks {
@@ -56,19 +59,8 @@ pub fn start(
     let with_names = sinks.dns.is_some();
     let mut feed = Feed::new(sinks, strict, Arc::clone(&stream));
     feed.restore();
-    let mut config = isthmus_xds::client::Config::new(node, connector.server_name().to_string());
-    config.backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    config.known = feed.known();
-    if let Ok(value) = http::HeaderValue::from_str(cluster.as_str()) {
-        config.headers.insert("clusterid", value);
-    }
-    let names = feed.wanted_endpoints();
-    let dial = connector.clone();
-    let dialing = isthmus_xds::client::Connector::new(move || {
-        let dial = dial.clone();
-        async move { dial.connect().await.map_err(io::Error::other) }
-    });
-    let handle = Client::start(config, dialing, feed, tasks);
+    let names = feed.endpoints.lock().all();
+    let handle = feed.listen(node, cluster, connector, tasks);
     // Make before break: clusters and their endpoints before the listeners that use them.
     handle.subscribe_all(type_url::CLUSTER);
     handle.subscribe(type_url::ENDPOINTS, names);
@@ -78,6 +70,33 @@ pub fn start(
     }
     // The handler asks for endpoints through it; it was not set before.
     let _ = stream.set(handle.clone());
+    Discovery { stream: handle, strict: strict_seen }
+}
+
+/// As [`start`], for a gateway that fetches on demand: it holds the hashes of all names that it may pass on, clusters and endpoints
+/// of those in use alone. The guard `names` waits for the hashes.
+pub fn start_on_demand(
+    mut node: Node,
+    cluster: &ClusterId,
+    connector: &Connector,
+    sinks: Sinks,
+    limits: OnDemandLimits,
+    tasks: &TaskGroup,
+) -> Discovery {
+    let (strict, strict_seen) = watch::channel(Strict::default());
+    let stream = Arc::new(OnceLock::new());
+    let proxy = sinks.proxy.clone();
+    let mut feed = Feed::new(sinks, strict, Arc::clone(&stream));
+    feed.awaited.names = Some(feed.sinks.readiness.hold("names"));
+    let cache = feed.sinks.cache.clone();
+    let on_demand = Arc::new(OnDemand::new(cache, stream, Arc::clone(&feed.endpoints)));
+    let fetched = on_demand.restore();
+    proxy.fetch_on_demand(Arc::clone(&on_demand) as Arc<dyn isthmus_proxy::Demand>, limits, &fetched);
+    feed.on_demand = Some(Arc::clone(&on_demand));
+    feed.restore();
+    on_demand::announce(&mut node);
+    let handle = feed.listen(node, cluster, connector, tasks);
+    on_demand.begin(&handle);
     Discovery { stream: handle, strict: strict_seen }
 }
 
@@ -94,9 +113,20 @@ struct Feed {
     sinks: Sinks,
     strict: watch::Sender<Strict>,
     stream: Arc<OnceLock<Handle>>,
-    endpoints: eds::Wanted,
+    endpoints: Arc<Mutex<eds::Wanted>>,
     awaited: Awaited,
+    /// Where clusters are asked for by name.
+    on_demand: Option<Arc<OnDemand>>,
 }
+
+/// What is subscribed to and kept, in the order in which it is put in force: a listener comes after what it leads to.
+const URLS: [&str; 5] = [
+    type_url::CLUSTER,
+    type_url::ENDPOINTS,
+    type_url::EXPORTED_NAMES,
+    type_url::LISTENER,
+    type_url::NAME_TABLE,
+];
 
 impl Feed {
     fn new(sinks: Sinks, strict: watch::Sender<Strict>, stream: Arc<OnceLock<Handle>>) -> Self {
@@ -106,7 +136,23 @@ impl Feed {
             listeners: Some(sinks.readiness.hold("listeners")),
             names: sinks.dns.as_ref().map(|_| sinks.readiness.hold("names")),
         };
-        Self { sinks, strict, stream, endpoints: eds::Wanted::default(), awaited }
+        Self { sinks, strict, stream, endpoints: Arc::default(), awaited, on_demand: None }
+    }
+
+    /// Opens the stream; nothing is asked for yet.
+    fn listen(self, node: Node, cluster: &ClusterId, connector: &Connector, tasks: &TaskGroup) -> Handle {
+        let mut config = isthmus_xds::client::Config::new(node, connector.server_name().to_string());
+        config.backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        config.known = self.known();
+        if let Ok(value) = http::HeaderValue::from_str(cluster.as_str()) {
+            config.headers.insert("clusterid", value);
+        }
+        let dial = connector.clone();
+        let dialing = isthmus_xds::client::Connector::new(move || {
+            let dial = dial.clone();
+            async move { dial.connect().await.map_err(io::Error::other) }
+        });
+        Client::start(config, dialing, self, tasks)
     }
 
     /// Puts in force what an earlier run accepted.
@@ -114,7 +160,7 @@ impl Feed {
         if self.sinks.cache.is_empty() {
             return;
         }
-        for url in [type_url::CLUSTER, type_url::ENDPOINTS, type_url::LISTENER, type_url::NAME_TABLE] {
+        for url in URLS {
             let entries = self.sinks.cache.entries(url);
             tracing::info!(r#type = url, resources = entries.len(), "last-good resources from disk");
             for rejection in self.take(url, &entries, &[]) {
@@ -132,22 +178,23 @@ impl Feed {
 
     /// Versions of what is in force, so that the control plane sends only what changed, and what vanished.
     fn known(&self) -> Vec<(String, String, String)> {
-        let urls = [type_url::CLUSTER, type_url::ENDPOINTS, type_url::LISTENER, type_url::NAME_TABLE];
         let of = |url: &'static str| {
             let entries = self.sinks.cache.entries(url).into_iter();
             entries.map(move |entry| (url.to_string(), entry.name, entry.version))
         };
-        urls.into_iter().flat_map(of).collect()
-    }
-
-    fn wanted_endpoints(&self) -> Vec<String> {
-        self.endpoints.names()
+        URLS.into_iter().flat_map(of).collect()
     }
 
     /// Applies to the sinks and says what is not usable.
     fn take(&mut self, url: &str, upserts: &[Entry], removed: &[Arc<str>]) -> Vec<Rejection> {
         if url == type_url::NAME_TABLE {
             return self.take_names(upserts);
+        }
+        // Before the proxy hears of it: a connection that then asks for a cluster anew must not be forgotten again.
+        if url == type_url::CLUSTER
+            && let Some(on_demand) = &self.on_demand
+        {
+            on_demand.told(upserts, removed);
         }
         let resources =
             upserts.iter().map(|entry| (Arc::from(entry.name.as_str()), entry.body.clone())).collect();
@@ -160,8 +207,10 @@ impl Feed {
             .collect();
         match url {
             type_url::CLUSTER => self.follow_clusters(upserts, removed),
-            type_url::ENDPOINTS => self.endpoints.seen(upserts.iter().map(|entry| &*entry.name), removed),
-            type_url::LISTENER => self.follow_inbound(upserts, removed),
+            type_url::ENDPOINTS => {
+                self.endpoints.lock().seen(upserts.iter().map(|entry| &*entry.name), removed)
+            }
+            type_url::LISTENER => self.follow_listeners(upserts, removed),
             _ => {}
         }
         rejections
@@ -183,15 +232,23 @@ impl Feed {
 
     /// Subscribes to the endpoints that the clusters name.
     fn follow_clusters(&mut self, upserts: &[Entry], removed: &[Arc<str>]) {
-        let change = self.endpoints.follow(upserts, removed);
+        let change = self.endpoints.lock().follow(upserts, removed);
         if let Some(stream) = self.stream.get() {
             stream.subscribe(type_url::ENDPOINTS, change.added);
             stream.unsubscribe(type_url::ENDPOINTS, &change.dropped);
         }
-        let gone: Vec<Arc<str>> = change.dropped.iter().map(|name| Arc::from(name.as_str())).collect();
+        let gone: Vec<Arc<str>> = change.dropped.into_iter().collect();
         if !gone.is_empty() {
             self.sinks.proxy.apply(type_url::ENDPOINTS, Vec::new(), &gone);
             self.sinks.cache.change(type_url::ENDPOINTS, Vec::new(), &gone);
+        }
+    }
+
+    fn follow_listeners(&self, upserts: &[Entry], removed: &[Arc<str>]) {
+        self.follow_inbound(upserts, removed);
+        if let Some(on_demand) = &self.on_demand {
+            let former = on_demand.follow_listeners(upserts, removed);
+            self.sinks.proxy.apply(type_url::CLUSTER, Vec::new(), &former);
         }
     }
 
@@ -214,12 +271,18 @@ impl Feed {
     /// Drops the guard of a kind that has come once.
     fn arrived(&mut self, url: &str) {
         match url {
-            type_url::CLUSTER => self.awaited.clusters = None,
+            type_url::CLUSTER if self.on_demand.is_none() => self.awaited.clusters = None,
             type_url::LISTENER => self.awaited.listeners = None,
-            type_url::NAME_TABLE => self.awaited.names = None,
+            type_url::NAME_TABLE | type_url::EXPORTED_NAMES => self.awaited.names = None,
             _ => {}
         }
-        if self.awaited.clusters.is_none() && self.endpoints.complete() {
+        if let Some(on_demand) = &self.on_demand
+            && self.awaited.listeners.is_none()
+            && on_demand.complete()
+        {
+            self.awaited.clusters = None;
+        }
+        if self.awaited.clusters.is_none() && self.endpoints.lock().complete() {
             self.awaited.endpoints = None;
         }
     }
@@ -242,7 +305,14 @@ impl Handler for Feed {
             .collect();
         let rejections = self.take(&url, &upserts, &removed);
         let refused: BTreeSet<&str> = rejections.iter().map(|rejection| &*rejection.name).collect();
-        let accepted = upserts.iter().filter(|entry| !refused.contains(&*entry.name)).cloned().collect();
+        let mut accepted: Vec<Entry> =
+            upserts.iter().filter(|entry| !refused.contains(&*entry.name)).cloned().collect();
+        if let Some(on_demand) = &self.on_demand {
+            // Given back while it was on its way.
+            let unwanted = on_demand.unwanted(&url, &upserts);
+            self.sinks.proxy.apply(&url, Vec::new(), &unwanted);
+            accepted.retain(|entry| !unwanted.iter().any(|name| **name == *entry.name));
+        }
         self.sinks.cache.change(&url, accepted, &removed);
         self.arrived(&url);
         rejections

@@ -81,6 +81,8 @@ pub(crate) struct Metrics {
     ejections: Causes,
     rejections: Causes,
     open: Gauge,
+    asked: Counter,
+    fetched: Gauge,
 }
 
 /// Counters of one label set.
@@ -111,6 +113,8 @@ impl Metrics {
             ejections: Causes::new("cluster"),
             rejections: Causes::new("type"),
             open: Gauge::default(),
+            asked: Counter::default(),
+            fetched: Gauge::default(),
         };
         let mut add = |name: &str, help: &str, family: &Family<Flagged, Counter>| {
             registry.register(name, help, family.clone());
@@ -129,11 +133,25 @@ impl Metrics {
         add("isthmus_endpoint_ejections", "Endpoints ejected, by cluster", &metrics.ejections);
         add("isthmus_resource_rejections", "Resources rejected, by type", &metrics.rejections);
         registry.register("isthmus_connections_open", "Downstream connections now", metrics.open.clone());
+        let help = "Clusters asked for because a connection named them";
+        registry.register("isthmus_on_demand_requests", help, metrics.asked.clone());
+        let help = "Clusters held because connections named them";
+        registry.register("isthmus_on_demand_clusters", help, metrics.fetched.clone());
         metrics
     }
 
     pub(crate) fn open(&self) -> &Gauge {
         &self.open
+    }
+
+    /// A cluster was asked for on demand.
+    pub(crate) fn asked(&self) {
+        self.asked.inc();
+    }
+
+    /// Clusters that were fetched on demand and are held.
+    pub(crate) fn fetched(&self, clusters: usize) {
+        self.fetched.set(i64::try_from(clusters).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn tls_refused(&self, cause: &'static str) {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::access::{Flag, Refusal};
 use crate::cluster::Cluster;
+use crate::metrics::Metrics;
 use crate::shared::Shared;
 use names::Names;
 
@@ -26,8 +27,8 @@ use names::Names;
 pub trait Demand: Send + Sync {
     /// Asks for a cluster. The answer comes as any other resource, absence as a removal.
     fn want(&self, cluster: &Arc<str>);
-    /// Gives clusters back: they are to leave the proxy and what it is told of.
-    fn give_back(&self, clusters: &[Arc<str>]);
+    /// Gives clusters back: they leave what the proxy is told of. Answers those that are to leave the proxy too.
+    fn give_back(&self, clusters: &[Arc<str>]) -> Vec<Arc<str>>;
 }
 
 /// Bounds of fetching on demand.
@@ -71,6 +72,7 @@ struct Asked {
 pub(crate) struct OnDemand {
     demand: Arc<dyn Demand>,
     limits: OnDemandLimits,
+    metrics: Arc<Metrics>,
     asked: Mutex<HashMap<Arc<str>, Asked>>,
     waiting: AtomicUsize,
     /// When each fetched cluster was last used, in seconds since `began`.
@@ -86,10 +88,11 @@ struct Waiting<'a> {
 }
 
 impl OnDemand {
-    pub(crate) fn new(demand: Arc<dyn Demand>, limits: OnDemandLimits) -> Self {
+    pub(crate) fn new(demand: Arc<dyn Demand>, limits: OnDemandLimits, metrics: Arc<Metrics>) -> Self {
         Self {
             demand,
             limits,
+            metrics,
             asked: Mutex::default(),
             waiting: AtomicUsize::new(0),
             used: RwLock::default(),
@@ -99,21 +102,36 @@ impl OnDemand {
 
     /// Clusters that were fetched before this proxy began: they count as used now.
     pub(crate) fn restored(&self, names: &[Arc<str>]) {
-        let now = AtomicU64::new(self.now()).into_inner();
-        self.used.write().extend(names.iter().map(|name| (Arc::clone(name), AtomicU64::new(now))));
+        let now = self.now();
+        self.change_used(|used| {
+            used.extend(names.iter().map(|name| (Arc::clone(name), AtomicU64::new(now))));
+        });
     }
 
     /// A cluster is there now.
     pub(crate) fn arrived(&self, name: &Arc<str>) {
         if self.answered(name, Answer::Arrived) {
-            self.used.write().insert(Arc::clone(name), AtomicU64::new(self.now()));
+            let now = AtomicU64::new(self.now());
+            self.change_used(|used| {
+                used.insert(Arc::clone(name), now);
+            });
         }
     }
 
     /// A cluster does not exist (any longer).
     pub(crate) fn absent(&self, name: &str) {
         self.answered(name, Answer::Absent);
-        self.used.write().remove(name);
+        if self.used.read().contains_key(name) {
+            self.change_used(|used| {
+                used.remove(name);
+            });
+        }
+    }
+
+    fn change_used(&self, change: impl FnOnce(&mut HashMap<Arc<str>, AtomicU64>)) {
+        let mut used = self.used.write();
+        change(&mut used);
+        self.metrics.fetched(used.len());
     }
 
     fn answered(&self, name: &str, answer: Answer) -> bool {
@@ -156,13 +174,14 @@ impl OnDemand {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         // Under the lock, so that giving up and asking anew reach the control plane in their order.
         if first {
+            self.metrics.asked();
             self.demand.want(&name);
         }
         Ok(Waiting { on_demand: self, name, answer })
     }
 
-    /// Gives back what no connection used for long, again and again.
-    pub(crate) async fn give_back_unused(&self, shared: &Shared) {
+    /// Gives back what no connection used for long, again and again; `leave` takes it out of the proxy.
+    pub(crate) async fn give_back_unused(&self, shared: &Shared, leave: impl Fn(&[Arc<str>])) {
         let mut pause = tokio::time::interval((self.limits.unused / 4).max(Duration::from_millis(100)));
         loop {
             pause.tick().await;
@@ -178,9 +197,10 @@ impl OnDemand {
             if unused.is_empty() {
                 continue;
             }
-            self.used.write().retain(|name, _| !unused.contains(name));
+            self.change_used(|used| used.retain(|name, _| !unused.contains(name)));
             tracing::debug!(clusters = unused.len(), "unused clusters given back");
-            self.demand.give_back(&unused.into_iter().collect::<Vec<_>>());
+            // In this order: a connection that comes in between asks for it anew.
+            leave(&self.demand.give_back(&unused.into_iter().collect::<Vec<_>>()));
         }
     }
 }
@@ -207,7 +227,8 @@ impl Drop for Waiting<'_> {
         if entry.waiting == 0 {
             // Nobody waits any longer, and no answer came.
             asked.remove(&self.name);
-            self.on_demand.demand.give_back(std::slice::from_ref(&self.name));
+            // It never came: there is nothing to leave the proxy.
+            drop(self.on_demand.demand.give_back(std::slice::from_ref(&self.name)));
         }
     }
 }

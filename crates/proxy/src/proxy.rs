@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use isthmus_lifecycle::{Drain, TaskGroup};
+use isthmus_proto::type_url;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use thiserror::Error;
@@ -128,14 +129,18 @@ impl Proxy {
     /// From now on a connection whose cluster is not here asks for it and waits. `fetched` are clusters that were fetched so before
     /// this process began. Only the first call counts; must be called inside a runtime.
     pub fn fetch_on_demand(&self, demand: Arc<dyn Demand>, limits: OnDemandLimits, fetched: &[Arc<str>]) {
-        let on_demand = self.shared.on_demand.get_or_init(|| OnDemand::new(demand, limits));
+        let on_demand = self
+            .shared
+            .on_demand
+            .get_or_init(|| OnDemand::new(demand, limits, Arc::clone(&self.shared.metrics)));
         on_demand.restored(fetched);
-        let (shared, stop) = (Arc::clone(&self.shared), self.shared.tasks.signal());
+        let (proxy, stop) = (self.clone(), self.shared.tasks.signal());
         self.shared.tasks.spawn_infallible("unused clusters", async move {
-            let Some(on_demand) = shared.on_demand.get() else { return };
+            let Some(on_demand) = proxy.shared.on_demand.get() else { return };
+            let leave = |names: &[Arc<str>]| drop(proxy.apply(type_url::CLUSTER, Vec::new(), names));
             tokio::select! {
                 () = stop.stopping() => {}
-                () = on_demand.give_back_unused(&shared) => {}
+                () = on_demand.give_back_unused(&proxy.shared, leave) => {}
             }
         });
     }

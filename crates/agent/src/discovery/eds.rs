@@ -1,6 +1,6 @@
 //! Which endpoints to ask for: those that the clusters in force name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -12,53 +12,110 @@ use crate::cache::Entry;
 /// Endpoint names by cluster, and which of them the control plane has told.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    by_cluster: BTreeMap<Arc<str>, String>,
-    seen: BTreeSet<String>,
+    by_cluster: HashMap<Arc<str>, Arc<str>>,
+    names: HashMap<Arc<str>, Use>,
+    /// Names that the control plane has not told of.
+    awaited: usize,
+}
+
+#[derive(Debug, Default)]
+struct Use {
+    clusters: u32,
+    seen: bool,
 }
 
 /// What to ask for and what to drop.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Change {
-    pub(super) added: Vec<String>,
-    pub(super) dropped: Vec<String>,
+    pub(super) added: BTreeSet<Arc<str>>,
+    pub(super) dropped: BTreeSet<Arc<str>>,
 }
 
 impl Wanted {
     /// Follows a change of clusters. One that cannot be read keeps what it named.
     pub(super) fn follow(&mut self, upserts: &[Entry], removed: &[Arc<str>]) -> Change {
-        let before = self.names().into_iter().collect::<BTreeSet<_>>();
+        let mut change = Change::default();
         for name in removed {
-            self.by_cluster.remove(name);
+            if let Some(endpoints) = self.by_cluster.remove(name) {
+                self.release(endpoints, &mut change);
+            }
         }
         for entry in upserts {
             let Ok(cluster) = Cluster::decode(entry.body.clone()) else { continue };
-            match endpoints_of(cluster) {
-                Some(endpoints) => drop(self.by_cluster.insert(entry.name.as_str().into(), endpoints)),
-                None => drop(self.by_cluster.remove(entry.name.as_str())),
+            let endpoints = endpoints_of(cluster);
+            if endpoints.as_deref() == self.by_cluster.get(entry.name.as_str()).map(|known| &**known) {
+                continue;
+            }
+            let former = match endpoints {
+                Some(endpoints) => {
+                    let endpoints: Arc<str> = endpoints.into();
+                    let cluster = if *entry.name == *endpoints {
+                        Arc::clone(&endpoints)
+                    } else {
+                        entry.name.as_str().into()
+                    };
+                    self.hold(&endpoints, &mut change);
+                    self.by_cluster.insert(cluster, endpoints)
+                }
+                None => self.by_cluster.remove(entry.name.as_str()),
+            };
+            if let Some(former) = former {
+                self.release(former, &mut change);
             }
         }
-        let after = self.names().into_iter().collect::<BTreeSet<_>>();
-        let dropped: Vec<String> = before.difference(&after).cloned().collect();
-        for name in &dropped {
-            self.seen.remove(name);
+        change
+    }
+
+    fn hold(&mut self, name: &Arc<str>, change: &mut Change) {
+        let uses = self.names.entry(Arc::clone(name)).or_default();
+        uses.clusters += 1;
+        if uses.clusters == 1 {
+            self.awaited += 1;
+            if !change.dropped.remove(name) {
+                change.added.insert(Arc::clone(name));
+            }
         }
-        Change { added: after.difference(&before).cloned().collect(), dropped }
+    }
+
+    fn release(&mut self, name: Arc<str>, change: &mut Change) {
+        let Some(uses) = self.names.get_mut(&name) else { return };
+        uses.clusters -= 1;
+        if uses.clusters > 0 {
+            return;
+        }
+        if !uses.seen {
+            self.awaited -= 1;
+        }
+        self.names.remove(&name);
+        if !change.added.remove(&name) {
+            change.dropped.insert(name);
+        }
     }
 
     /// The control plane told of these, be it that they do not exist.
-    pub(super) fn seen<'a>(&mut self, upserts: impl Iterator<Item = &'a str>, removed: &[Arc<str>]) {
-        self.seen.extend(upserts.map(str::to_string));
-        self.seen.extend(removed.iter().map(|name| name.to_string()));
+    pub(super) fn seen<'a>(&mut self, upserts: impl Iterator<Item = &'a str>, removed: &'a [Arc<str>]) {
+        for name in upserts.chain(removed.iter().map(|name| &**name)) {
+            if let Some(uses) = self.names.get_mut(name)
+                && !std::mem::replace(&mut uses.seen, true)
+            {
+                self.awaited -= 1;
+            }
+        }
     }
 
     /// Whether all have been told.
     pub(super) fn complete(&self) -> bool {
-        self.by_cluster.values().all(|name| self.seen.contains(name))
+        self.awaited == 0
+    }
+
+    /// Whether a cluster has its endpoints under this name.
+    pub(super) fn names(&self, name: &str) -> bool {
+        self.names.contains_key(name)
     }
 
     /// All names, without doubles.
-    pub(super) fn names(&self) -> Vec<String> {
-        self.by_cluster.values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
+    pub(super) fn all(&self) -> Vec<Arc<str>> {
+        self.names.keys().cloned().collect()
     }
 }
 
@@ -87,24 +144,42 @@ mod tests {
         Entry { name: name.into(), version: "1".into(), body: cluster.encode_to_vec().into() }
     }
 
+    fn change(added: &[&str], dropped: &[&str]) -> Change {
+        let names = |list: &[&str]| list.iter().map(|name| Arc::from(*name)).collect();
+        Change { added: names(added), dropped: names(dropped) }
+    }
+
     #[test]
     fn endpoints_are_asked_for_as_clusters_come_and_dropped_as_they_go() {
         let mut wanted = Wanted::default();
-        let change = wanted.follow(
-            &[
-                cluster("a", DiscoveryType::Eds, ""),
-                cluster("b", DiscoveryType::Eds, "other"),
-                cluster("c", DiscoveryType::OriginalDst, ""),
-            ],
-            &[],
-        );
-        assert_eq!(change, Change { added: vec!["a".into(), "other".into()], dropped: vec![] });
+        let all = [
+            cluster("a", DiscoveryType::Eds, ""),
+            cluster("b", DiscoveryType::Eds, "other"),
+            cluster("c", DiscoveryType::OriginalDst, ""),
+        ];
+        assert_eq!(wanted.follow(&all, &[]), change(&["a", "other"], &[]));
         assert!(!wanted.complete());
         wanted.seen(["a"].into_iter(), &["other".into()]);
         assert!(wanted.complete());
-        let change = wanted.follow(&[cluster("a", DiscoveryType::Static, "")], &["b".into()]);
-        assert_eq!(change, Change { added: vec![], dropped: vec!["a".into(), "other".into()] });
+        assert_eq!(wanted.follow(&all, &[]), Change::default(), "the same again");
+        assert!(wanted.complete());
+        let gone = wanted.follow(&[cluster("a", DiscoveryType::Static, "")], &["b".into()]);
+        assert_eq!(gone, change(&[], &["a", "other"]));
         let unreadable = Entry { name: "a".into(), version: "2".into(), body: vec![0xff].into() };
         assert_eq!(wanted.follow(&[unreadable], &[]), Change::default());
+        assert!(wanted.all().is_empty() && wanted.complete());
+    }
+
+    #[test]
+    fn endpoints_of_two_clusters_are_dropped_with_the_second() {
+        let mut wanted = Wanted::default();
+        let shared = |name| cluster(name, DiscoveryType::Eds, "one");
+        assert_eq!(wanted.follow(&[shared("a"), shared("b")], &[]), change(&["one"], &[]));
+        assert_eq!(wanted.follow(&[], &["a".into()]), Change::default());
+        // One goes as another comes: nothing is asked for or dropped.
+        assert_eq!(wanted.follow(&[shared("c")], &["b".into()]), Change::default());
+        assert!(!wanted.complete() && wanted.names("one"));
+        assert_eq!(wanted.follow(&[], &["c".into()]), change(&[], &["one"]));
+        assert!(wanted.complete());
     }
 }

@@ -38,6 +38,13 @@ pub(super) fn apply(proxy: &Proxy, type_url: &str, upserts: Upserts, removed: &[
         if let Err(invalid) = put(proxy, &name, &bytes) {
             tracing::warn!(kind, %name, reason = %invalid, "resource rejected, what was in force stays");
             proxy.shared.metrics.rejected(kind);
+            // Whoever waits for its first form would wait in vain.
+            if kind == "cluster"
+                && proxy.shared.tables.cluster(&name).is_none()
+                && let Some(on_demand) = proxy.shared.on_demand.get()
+            {
+                on_demand.absent(&name);
+            }
             rejections.push(Rejection { name, reason: invalid.to_string() });
         }
     }

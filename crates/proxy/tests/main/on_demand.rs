@@ -41,8 +41,9 @@ impl Demand for Asked {
         let _ = self.0.lock().send(Said::Want(cluster.to_string()));
     }
 
-    fn give_back(&self, clusters: &[Arc<str>]) {
+    fn give_back(&self, clusters: &[Arc<str>]) -> Vec<Arc<str>> {
         let _ = self.0.lock().send(Said::GiveBack(clusters.iter().map(ToString::to_string).collect()));
+        clusters.to_vec()
     }
 }
 
