@@ -1,12 +1,19 @@
-//! Logs to standard error: text for a person, JSON for collectors.
+//! Logs to standard error: text for a person, JSON for collectors. Access log lines are Istio's in both; a filter `info,access=off` leaves
+//! them out.
+
+mod access;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format;
+use tracing_subscriber::fmt::format::JsonFields;
+
+use access::Lines;
 
 /// Flags that every program has.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
-    /// What to log: a level, or a filter such as `info,isthmus_xds=debug`
+    /// What to log: a level, or a filter such as `info,isthmus_xds=debug` or `info,access=off`
     #[arg(long, env = "ISTHMUS_LOG", default_value = "info", global = true, help_heading = "Logging")]
     pub log: String,
     /// Form of log lines
@@ -34,10 +41,14 @@ pub fn init(args: &LogArgs) -> anyhow::Result<()> {
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
+    let form = args.log_format;
     // A second start (tests, several programs in one process) keeps the first.
     let _ = match args.log_format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => builder.event_format(Lines { rest: format(), form }).try_init(),
+        LogFormat::Json => {
+            let builder = builder.fmt_fields(JsonFields::new());
+            builder.event_format(Lines { rest: format().json(), form }).try_init()
+        }
     };
     Ok(())
 }

@@ -136,7 +136,7 @@ impl Record {
     }
 
     /// Writes the line of a connection that was relayed.
-    pub(crate) fn ended(&self, outcome: &Outcome) -> Flag {
+    pub(crate) fn ended(&self, outcome: &Outcome, upstream_local: Option<SocketAddr>) -> Flag {
         let (flag, detail) = match &outcome.end {
             End::Finished => (Flag::Fine, String::new()),
             End::Downstream(error) => (Flag::Downstream, error.to_string()),
@@ -145,33 +145,39 @@ impl Record {
             End::Expired => (Flag::Expired, String::new()),
             End::Cut => (Flag::Cut, "the proxy stopped".to_string()),
         };
-        self.write(flag, &detail, outcome.sent, outcome.received);
+        self.write(flag, &detail, outcome, upstream_local);
         flag
     }
 
     /// Writes the line of a connection that was not served.
     pub(crate) fn refused(&self, refusal: &Refusal) {
-        self.write(refusal.flag, &refusal.detail, 0, 0);
+        let nothing = Outcome { sent: 0, received: 0, end: End::Finished };
+        self.write(refusal.flag, &refusal.detail, &nothing, None);
     }
 
-    fn write(&self, flag: Flag, detail: &str, sent: u64, received: u64) {
+    /// Fields by the names of Istio's JSON encoding, and some of our own.
+    fn write(&self, flag: Flag, detail: &str, outcome: &Outcome, upstream_local: Option<SocketAddr>) {
         let duration = self.began.elapsed().as_millis();
+        let detail = (!detail.is_empty()).then_some(detail);
+        let upstream_failed = matches!(flag, Flag::UpstreamFailure | Flag::RetryLimit | Flag::Upstream);
         tracing::info!(
             target: "access",
             listener = %self.listener.name,
             response_flags = flag.as_str(),
-            detail = %Shown((!detail.is_empty()).then_some(detail)),
-            bytes_received = received,
-            bytes_sent = sent,
-            duration_ms = u64::try_from(duration).unwrap_or(u64::MAX),
-            downstream_remote = %self.source,
-            destination = %Shown(self.destination),
+            connection_termination_details = %Shown(detail.filter(|_| !upstream_failed)),
+            upstream_transport_failure_reason = %Shown(detail.filter(|_| upstream_failed)),
+            bytes_received = outcome.received,
+            bytes_sent = outcome.sent,
+            duration = u64::try_from(duration).unwrap_or(u64::MAX),
+            downstream_remote_address = %self.source,
+            downstream_local_address = %Shown(self.destination),
             requested_server_name = %Shown(self.server_name.as_deref()),
             filter_chain = %Shown(self.chain.as_deref()),
             downstream_peer = %Shown(self.downstream.as_ref().map(|peer| &*peer.name)),
             downstream_peer_serial = %Shown(self.downstream.as_ref().map(|peer| &*peer.serial)),
             upstream_cluster = %Shown(self.cluster.as_ref().map(|cluster| &**cluster.name())),
             upstream_host = %Shown(self.upstream_address),
+            upstream_local_address = %Shown(upstream_local),
             upstream_peer = %Shown(self.upstream.as_ref().map(|peer| &*peer.name)),
             upstream_peer_serial = %Shown(self.upstream.as_ref().map(|peer| &*peer.serial)),
             attempts = self.attempts,

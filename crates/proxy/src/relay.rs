@@ -99,6 +99,11 @@ impl Relay {
         Self { downstream, upstream, received, sent: Half::new(meter.sent, host) }
     }
 
+    /// The connection with the upstream.
+    pub(crate) fn upstream(&self) -> &tokio::net::TcpStream {
+        self.upstream.tcp()
+    }
+
     /// Joins them until both have ended, one broke, or patience did.
     pub(crate) async fn run(&mut self, patience: Patience, stop: &Signal) -> Outcome {
         let end = {

@@ -127,7 +127,10 @@ impl Open {
         {
             shared.outliers.failed(cluster, &endpoint.host);
         }
-        let flag = self.record.ended(outcome);
+        // asked for only where it is shown
+        let shown = tracing::enabled!(target: "access", tracing::Level::INFO);
+        let local = shown.then(|| self.relay.upstream().local_addr().ok()).flatten();
+        let flag = self.record.ended(outcome, local);
         shared.metrics.closed(&self.counters, flag);
     }
 }

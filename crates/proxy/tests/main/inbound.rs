@@ -116,11 +116,14 @@ async fn the_access_log_says_who_came_and_why_it_was_refused() {
     assert!(logs.has_line(&served), "{}", logs.text());
     let denied = [
         "response_flags=\"DENY\"",
-        "detail=rbac_access_denied_matched_policy[none]",
+        "connection_termination_details=rbac_access_denied_matched_policy[none]",
         &format!("downstream_peer_serial={}", serial(&reviews)),
     ];
     assert!(logs.has_line(&denied), "{}", logs.text());
-    let refused = ["response_flags=\"TLS_FAILURE\"", "detail=plaintext where only mutual TLS is served"];
+    let refused = [
+        "response_flags=\"TLS_FAILURE\"",
+        "connection_termination_details=plaintext where only mutual TLS is served",
+    ];
     assert!(logs.has_line(&refused), "{}", logs.text());
 }
 
