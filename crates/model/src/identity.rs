@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::name::{InvalidName, Namespace, TrustDomain};
+use crate::shared::shared;
 
 /// A workload's identity in Istio's form of a SPIFFE ID.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -67,7 +68,7 @@ impl FromStr for SpiffeId {
         Ok(Self {
             trust_domain: TrustDomain::new(domain).map_err(part)?,
             namespace: Namespace::new(namespace).map_err(part)?,
-            service_account: account.into(),
+            service_account: shared(account),
         })
     }
 }

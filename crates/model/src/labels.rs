@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// A label set; cloning shares it.
+use crate::shared::{shared, shared_set};
+
+/// A label set; cloning shares it, and equal ones are stored once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Labels(Arc<BTreeMap<Arc<str>, Arc<str>>>);
@@ -36,19 +38,24 @@ impl Labels {
 
     /// A set with these pairs over the present ones.
     #[must_use]
-    pub fn with<K: Into<Arc<str>>, V: Into<Arc<str>>>(
-        &self,
-        pairs: impl IntoIterator<Item = (K, V)>,
-    ) -> Self {
+    pub fn with<K, V>(&self, pairs: impl IntoIterator<Item = (K, V)>) -> Self
+    where
+        K: AsRef<str> + Into<Arc<str>>,
+        V: AsRef<str> + Into<Arc<str>>,
+    {
         let mut map = (*self.0).clone();
-        map.extend(pairs.into_iter().map(|(k, v)| (k.into(), v.into())));
-        Self(Arc::new(map))
+        map.extend(pairs.into_iter().map(|(k, v)| (shared(k), shared(v))));
+        Self(shared_set(map))
     }
 }
 
-impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
+impl<K, V> FromIterator<(K, V)> for Labels
+where
+    K: AsRef<str> + Into<Arc<str>>,
+    V: AsRef<str> + Into<Arc<str>>,
+{
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(Arc::new(pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect()))
+        Self(shared_set(pairs.into_iter().map(|(k, v)| (shared(k), shared(v))).collect()))
     }
 }
 

@@ -7,6 +7,7 @@ pub mod labels;
 pub mod locality;
 pub mod name;
 pub mod service;
+pub mod shared;
 pub mod status;
 pub mod token;
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shared::shared;
+
 /// `REGION/ZONE/SUBZONE`; missing parts are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
@@ -21,7 +23,7 @@ impl Locality {
     /// Reads `REGION/ZONE/SUBZONE`; parts may be missing, more than three are ignored.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        let mut parts = text.split('/').map(Arc::from);
+        let mut parts = text.split('/').map(shared);
         let mut next = || parts.next().unwrap_or_default();
         Self { region: next(), zone: next(), subzone: next() }
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::shared::shared;
+
 /// Why a text is not a name of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{kind} {value:?} {problem}")]
@@ -21,7 +23,7 @@ pub struct InvalidName {
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:expr, $keep:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -36,7 +38,10 @@ macro_rules! name {
                 let text = text.into();
                 let check: fn(&str) -> Result<(), &'static str> = $check;
                 match check(&text) {
-                    Ok(()) => Ok(Self(text)),
+                    Ok(()) => {
+                        let keep: fn(Arc<str>) -> Arc<str> = $keep;
+                        Ok(Self(keep(text)))
+                    }
                     Err(problem) => Err(InvalidName { kind: $kind, value: text.to_string(), problem }),
                 }
             }
@@ -151,23 +156,23 @@ fn trust_domain(text: &str) -> Result<(), &'static str> {
 
 name!(
     /// One source of services, such as `east`; unique in a mesh.
-    ClusterId, "cluster name", dns_label
+    ClusterId, "cluster name", dns_label, shared
 );
 name!(
     /// A network: workloads of one reach each other directly. Empty is the default network, equal to any.
-    NetworkId, "network", printable
+    NetworkId, "network", printable, shared
 );
 name!(
     /// A Kubernetes namespace.
-    Namespace, "namespace", dns_label
+    Namespace, "namespace", dns_label, shared
 );
 name!(
     /// A service's host, such as `reviews.default.svc.cluster.local` or `*.example.com`; lower case.
-    Hostname, "host", hostname
+    Hostname, "host", hostname, |text| text
 );
 name!(
     /// SPIFFE trust domain, such as `cluster.local`.
-    TrustDomain, "trust domain", trust_domain
+    TrustDomain, "trust domain", trust_domain, shared
 );
 
 impl ClusterId {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use isthmus_model::shared::shared;
 use isthmus_model::{Labels, Namespace, NamespacedName};
 use serde::Deserialize;
 
@@ -101,7 +102,7 @@ impl WireMeta {
         self.annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
         Meta {
             namespace,
-            name: self.name.into(),
+            name: shared(self.name),
             uid: self.uid.into(),
             resource_version: self.resource_version.into(),
             generation: self.generation,

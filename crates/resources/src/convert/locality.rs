@@ -1,6 +1,7 @@
 //! Where workloads run.
 
 use isthmus_model::Locality;
+use isthmus_model::shared::shared;
 
 use crate::istio;
 use crate::kubernetes;
@@ -21,7 +22,7 @@ fn labelled(meta: &Meta) -> Option<Locality> {
 pub fn node_locality(node: &Resource<kubernetes::Node>) -> Locality {
     let label = |key: &str, old: &str| {
         let labels = &node.meta.labels;
-        labels.get(key).or_else(|| labels.get(old)).unwrap_or_default().into()
+        shared(labels.get(key).or_else(|| labels.get(old)).unwrap_or_default())
     };
     Locality {
         region: label("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"),

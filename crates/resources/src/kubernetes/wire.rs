@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use isthmus_model::shared::shared;
 use isthmus_model::{Protocol, TargetPort};
 use serde::Deserialize;
 use serde_json::Value;
@@ -200,17 +201,20 @@ pub(crate) fn pod(mut value: Value) -> Result<Pod, FieldError> {
         .chain(restartable)
         .flat_map(|container| container.ports)
         .map(|port| ContainerPort {
-            name: port.name,
+            name: shared(port.name),
             number: port.container_port,
             tcp: port.protocol.is_empty() || port.protocol == "TCP",
         })
         .collect();
-    let account =
-        if spec.service_account_name.is_empty() { "default".into() } else { spec.service_account_name };
+    let account = if spec.service_account_name.is_empty() {
+        shared("default")
+    } else {
+        shared(spec.service_account_name)
+    };
     Ok(Pod {
         ips,
         service_account: account,
-        node: spec.node_name,
+        node: shared(spec.node_name),
         ports,
         phase: match status.phase.as_str() {
             "" | "Pending" => Phase::Pending,
@@ -293,7 +297,12 @@ pub(crate) fn endpoint_slice(value: Value) -> Result<EndpointSlice, FieldError> 
     let tcp = |port: &WireSlicePort| port.protocol.is_empty() || port.protocol == "TCP";
     Ok(EndpointSlice {
         fqdn: slice.address_type == "FQDN",
-        ports: slice.ports.into_iter().filter(tcp).filter_map(|port| Some((port.name, port.port?))).collect(),
+        ports: slice
+            .ports
+            .into_iter()
+            .filter(tcp)
+            .filter_map(|port| Some((shared(port.name), port.port?)))
+            .collect(),
         endpoints: slice
             .endpoints
             .into_iter()
@@ -307,9 +316,9 @@ pub(crate) fn endpoint_slice(value: Value) -> Result<EndpointSlice, FieldError> 
                     pod: endpoint
                         .target_ref
                         .filter(|target| target.kind == "Pod")
-                        .map(|target| (target.namespace, target.name)),
-                    node: endpoint.node_name,
-                    zone: endpoint.zone,
+                        .map(|target| (shared(target.namespace), shared(target.name))),
+                    node: endpoint.node_name.map(shared),
+                    zone: endpoint.zone.map(shared),
                     hostname: endpoint.hostname,
                 }
             })
