@@ -143,6 +143,9 @@ impl Stream {
         let age = self.shared.limits.max_age.map(|age| age.mul_f64(rand::random_range(0.9..=1.1)));
         let old = tokio::time::sleep(age.unwrap_or(Duration::from_secs(1 << 30)));
         tokio::pin!(old);
+        // Made once: a thousand streams that each register anew at every turn would wait for each other.
+        let stopping = signal.stopping();
+        tokio::pin!(stopping);
         if let Err(status) = self.heard(open, first) {
             return End::With(status);
         }
@@ -151,7 +154,7 @@ impl Stream {
         loop {
             tokio::select! {
                 biased;
-                () = signal.stopping() => {
+                () = &mut stopping => {
                     return End::With(Status::unavailable("this control plane is stopping; connect to another one"));
                 }
                 () = self.sender.gone() => return End::Lost("client went away".into()),
