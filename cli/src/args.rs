@@ -1,5 +1,6 @@
 //! What can be typed. The help of each command shows it in use.
 
+mod gw;
 mod preview;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use isthmus_model::{ClusterId, NamespacedName, NetworkId, TrustDomain};
 
+pub(crate) use gw::{By, GwCommand, Order, TopArgs};
 pub(crate) use preview::{ClusterPath, Form, Part, PreviewArgs, Whose};
 
 /// The whole command line.
@@ -70,6 +72,9 @@ pub(crate) enum Command {
     /// Bring hosts of workloads in
     #[command(subcommand)]
     Host(HostCommand),
+    /// Look into a gateway on this host
+    #[command(subcommand)]
+    Gw(GwCommand),
     /// Join two clusters
     #[command(subcommand)]
     Link(LinkCommand),
@@ -87,7 +92,7 @@ Examples:
         after_help = "\
 Examples:
   isthmus proxy-config clusters productpage-v1.default
-  isthmus proxy-config endpoints productpage-v1.default -o json
+  isthmus proxy-config endpoints productpage-v1.default -o json   # Envoy's own JSON
   isthmus status                      # lists the proxies and their names"
     )]
     ProxyConfig(ProxyConfigArgs),

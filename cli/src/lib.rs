@@ -9,6 +9,7 @@ mod ca;
 mod completion;
 mod files;
 mod grant;
+mod gw;
 mod link;
 mod mesh;
 mod output;
@@ -32,6 +33,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Command::Ca(command) => ca::run(&command),
         Command::Vm(VmCommand::Token(options)) => tokens::vm(&server, &options).await,
         Command::Host(HostCommand::Token(options)) => tokens::host(&server, &options).await,
+        Command::Gw(command) => gw::run(&command).await,
         Command::Link(command) => link::run(&server, &command).await,
         Command::Status(options) => status::run(&server, &options).await,
         Command::ProxyConfig(options) => proxy_config::run(&server, &options).await,

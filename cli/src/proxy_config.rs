@@ -1,14 +1,17 @@
 //! `isthmus proxy-config`.
 
 use anyhow::Context;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use comfy_table::Cell;
+use isthmus_describe::to_json;
 use serde_json::Value;
 
 use crate::api::Api;
-use crate::args::{Format, ProxyConfigArgs, ProxyPart, ServerArgs};
+use crate::args::{Format, ProxyConfigArgs, ProxyName, ProxyPart, ServerArgs};
 use crate::output::{self, Verdict, cell, heading, judged, table};
 
-/// Asks the control plane what it sent to a proxy.
+/// Asks the control plane what it sent to a proxy: short forms for people, the resources themselves for scripts.
 pub(crate) async fn run(server: &ServerArgs, args: &ProxyConfigArgs) -> anyhow::Result<()> {
     let api = Api::connect(server).await?;
     let parts: &[&str] = match args.what {
@@ -18,29 +21,49 @@ pub(crate) async fn run(server: &ServerArgs, args: &ProxyConfigArgs) -> anyhow::
         ProxyPart::Names => &["names"],
         ProxyPart::All => &["listeners", "clusters", "endpoints", "names"],
     };
+    let form = match args.output.output {
+        Format::Text => "",
+        Format::Json | Format::Yaml => "&form=resources",
+    };
     let mut found = serde_json::Map::new();
     for part in parts {
-        let path = format!("/debug/isthmus/proxy/{}/{}?type={part}", args.proxy.namespace, args.proxy.name);
-        let body = api.within(api.cluster.raw_get(&path)).await.with_context(|| {
-            format!(
-                "{part} of {}.{}; `isthmus status` lists the proxies",
-                args.proxy.name, args.proxy.namespace
-            )
-        })?;
+        let ProxyName { namespace, name } = &args.proxy;
+        let path = format!("/debug/isthmus/proxy/{namespace}/{name}?type={part}{form}");
+        let body = api
+            .within(api.cluster.raw_get(&path))
+            .await
+            .with_context(|| format!("{part} of {name}.{namespace}; `isthmus status` lists the proxies"))?;
         let value: Value = serde_json::from_str(&body).with_context(|| format!("the answer of {path}"))?;
         found.insert((*part).to_string(), value);
     }
-    match args.output.output {
-        Format::Text => {
-            let sections: Vec<String> = found.iter().map(|(part, value)| section(part, value)).collect();
-            output::print(&sections.join("\n"))
-        }
-        // One part is the answer itself.
-        other => match found.into_iter().collect::<Vec<_>>().as_slice() {
-            [(_, only)] => output::structured(only, other),
-            all => output::structured(&all.iter().cloned().collect::<serde_json::Map<_, _>>(), other),
-        },
+    if args.output.output == Format::Text {
+        let sections: Vec<String> = found.iter().map(|(part, value)| section(part, value)).collect();
+        return output::print(&sections.join("\n"));
     }
+    for (part, value) in &mut found {
+        *value = resources(part, value)?;
+    }
+    // One part is the answer itself.
+    match found.iter().collect::<Vec<_>>().as_slice() {
+        [(_, only)] => output::structured(only, args.output.output),
+        _ => output::structured(&found, args.output.output),
+    }
+}
+
+/// The control plane's encoded resources in Envoy's JSON, as `isthmus preview` shows them.
+fn resources(part: &str, answer: &Value) -> anyhow::Result<Value> {
+    let items = answer.as_array().or_else(|| answer.get(part).and_then(Value::as_array));
+    let each = items.into_iter().flatten().map(|item| {
+        let text = |member: &str| item[member].as_str().unwrap_or_default();
+        let (name, url) = (text("name"), text("typeUrl"));
+        anyhow::ensure!(
+            !url.is_empty(),
+            "{part}: the control plane sends no resources; it is older than this command, which shows them with -o text"
+        );
+        let body = STANDARD.decode(text("body")).with_context(|| format!("{name}: its body is not base64"))?;
+        to_json(url, &body).with_context(|| name.to_string())
+    });
+    each.collect::<Result<_, _>>().map(Value::Array)
 }
 
 /// One part as a table.
@@ -184,6 +207,18 @@ virtualInbound  0.0.0.0:15006  port 9080, tls, alpn istio  mutual  rbac,tcp_prox
 virtualInbound  0.0.0.0:15006  any                         -       tcp_proxy       a (80)
 ";
         assert_eq!(shown("listeners", &value), expected);
+    }
+
+    #[test]
+    fn scripts_get_the_resources_themselves() {
+        let url = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+        // field 1, `name`, is "a"
+        let answer = json!({"clusters": [{"name": "a", "typeUrl": url, "body": "CgFh"}]});
+        assert_eq!(resources("clusters", &answer).unwrap(), json!([{"name": "a"}]));
+        let old = json!([{"name": "a", "type": "EDS"}]);
+        assert!(resources("clusters", &old).unwrap_err().to_string().contains("older than this command"));
+        let broken = json!([{"name": "a", "typeUrl": url, "body": "/w=="}]);
+        assert!(resources("clusters", &broken).unwrap_err().to_string().starts_with('a'));
     }
 
     #[test]

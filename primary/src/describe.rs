@@ -1,5 +1,6 @@
 //! What one proxy is served, for people: `isthmus proxy-config`. Short forms of Envoy's resources, not a second format for them.
 
+use base64::Engine as _;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
@@ -29,6 +30,25 @@ pub fn section(view: &View, what: &str) -> Option<Vec<Value>> {
         _ => return None,
     };
     Some(view.set(url).map(|set| set.iter().flat_map(one).collect()).unwrap_or_default())
+}
+
+/// One section's resources as they are sent: name, type URL, and the encoded message in base64; none for another word. To show them is
+/// for programs that carry their descriptors.
+#[must_use]
+pub fn resources(view: &View, what: &str) -> Option<Vec<Value>> {
+    let url = match what {
+        "listeners" => type_url::LISTENER,
+        "clusters" => type_url::CLUSTER,
+        "endpoints" => type_url::ENDPOINTS,
+        "routes" => type_url::ROUTE,
+        "names" => type_url::NAME_TABLE,
+        _ => return None,
+    };
+    let one = |resource: &Resource| {
+        let body = base64::engine::general_purpose::STANDARD.encode(&resource.body);
+        json!({"name": &*resource.name, "typeUrl": url, "body": body})
+    };
+    Some(view.set(url).map(|set| set.iter().map(one).collect()).unwrap_or_default())
 }
 
 fn unreadable(resource: &Resource, error: &prost::DecodeError) -> Vec<Value> {
@@ -178,5 +198,7 @@ mod tests {
         assert!(section(&view, "clusters").unwrap()[0]["error"].is_string());
         assert_eq!(section(&view, "listeners"), Some(vec![]));
         assert_eq!(section(&view, "routes"), None);
+        let raw = &resources(&view, "clusters").unwrap()[0];
+        assert_eq!(*raw, json!({"name": "broken", "typeUrl": type_url::CLUSTER, "body": "/w=="}));
     }
 }

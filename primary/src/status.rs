@@ -96,6 +96,8 @@ async fn status(State(pages): State<Arc<Pages>>) -> Response {
 struct Section {
     #[serde(rename = "type")]
     what: Option<String>,
+    /// `resources` for the encoded messages themselves, instead of their short forms.
+    form: Option<String>,
 }
 
 async fn proxy(
@@ -114,7 +116,11 @@ async fn proxy(
     };
     let mut out = serde_json::Map::new();
     for what in sections {
-        let Some(rows) = describe::section(&view, what) else {
+        let rows = match section.form.as_deref() {
+            Some("resources") => describe::resources(&view, what),
+            _ => describe::section(&view, what),
+        };
+        let Some(rows) = rows else {
             let text =
                 format!("type {what:?} is not known; listeners, clusters, endpoints, names and all are");
             return problem(StatusCode::BAD_REQUEST, &text);
