@@ -27,6 +27,7 @@ mod cluster;
 pub mod config;
 mod connect;
 mod detect;
+mod flows;
 mod inspect;
 mod listening;
 mod metrics;
@@ -43,5 +44,6 @@ mod upstream;
 pub use config::{
     Config, HostResolver, Keepalive, Limits, MARK, Netfilter, Node, OriginalDestination, Resolve,
 };
+pub use flows::Networks;
 pub use on_demand::{Demand, OnDemandLimits};
 pub use proxy::{BuildError, ListeningSocket, Proxy, Rejection, RunError};

@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use crate::access::{Flag, Peer, Record};
 use crate::config::Node;
+use crate::flows::Networks;
 use crate::relay::Meter;
 use crate::resource::listener::Direction;
 
@@ -21,7 +22,7 @@ const MOST: usize = 4096;
 /// The same for labels of our own.
 const MOST_OWN: usize = 512;
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "reporter",
     "source_workload",
     "source_workload_namespace",
@@ -42,6 +43,8 @@ const NAMES: [&str; 20] = [
     "connection_security_policy",
     "destination_app",
     "source_app",
+    // ours, and of gateways alone
+    "source_network",
 ];
 
 /// Labels of one kind of connection, without the response flags; in the order of [`NAMES`].
@@ -54,7 +57,7 @@ struct Flagged(Labels, &'static str);
 impl EncodeLabelSet for Flagged {
     fn encode(&self, encoder: &mut LabelSetEncoder) -> Result<(), std::fmt::Error> {
         use prometheus_client::encoding::EncodeLabel;
-        for (name, value) in NAMES.iter().zip(&self.0.0) {
+        for (name, value) in NAMES.iter().zip(&self.0.0).filter(|(_, value)| !value.is_empty()) {
             (*name, &**value).encode(encoder.encode_label())?;
         }
         ("response_flags", self.1).encode(encoder.encode_label())
@@ -68,6 +71,7 @@ pub(crate) struct Metrics {
     node: Node,
     unknown: Arc<str>,
     other: Arc<str>,
+    none: Arc<str>,
     tcp: Arc<str>,
     known: RwLock<HashMap<Labels, Arc<Counters>>>,
     opened: Family<Flagged, Counter>,
@@ -100,6 +104,7 @@ impl Metrics {
             node,
             unknown: "unknown".into(),
             other: "other".into(),
+            none: "".into(),
             tcp: "tcp".into(),
             known: RwLock::default(),
             opened: Family::default(),
@@ -180,8 +185,13 @@ impl Metrics {
     }
 
     /// The counters of a connection whose ends are known; counts it as opened.
-    pub(crate) fn opened(&self, record: &Record, own_principal: Option<Arc<str>>) -> Arc<Counters> {
-        let counters = self.counters(self.labels(record, own_principal));
+    pub(crate) fn opened(
+        &self,
+        record: &Record,
+        own_principal: Option<Arc<str>>,
+        networks: &Networks,
+    ) -> Arc<Counters> {
+        let counters = self.counters(self.labels(record, own_principal, networks));
         counters.opened.inc();
         counters
     }
@@ -228,7 +238,7 @@ impl Metrics {
         folded
     }
 
-    fn labels(&self, record: &Record, own: Option<Arc<str>>) -> Labels {
+    fn labels(&self, record: &Record, own: Option<Arc<str>>, networks: &Networks) -> Labels {
         let unknown = || Arc::clone(&self.unknown);
         let known = |text: &Arc<str>| if text.is_empty() { unknown() } else { Arc::clone(text) };
         let principal = |peer: Option<&Peer>| {
@@ -263,6 +273,10 @@ impl Metrics {
         } else {
             ("source", ours, own, theirs, principal(record.upstream.as_ref()), "unknown")
         };
+        let network = match through {
+            true => networks.of(record.source.ip()).map_or_else(unknown, |network| network.clone().into()),
+            false => Arc::clone(&self.none),
+        };
         let [source_workload, source_namespace, source_app, source_revision, source_cluster] = source;
         let [workload, namespace, app, revision, cluster] = destination;
         let [host, name, service_namespace] = service;
@@ -287,6 +301,7 @@ impl Metrics {
             security.into(),
             app,
             source_app,
+            network,
         ])
     }
 }

@@ -6,6 +6,7 @@ mod sockets;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use isthmus_lifecycle::{Drain, TaskGroup};
 use isthmus_proto::type_url;
@@ -16,6 +17,7 @@ use thiserror::Error;
 use crate::balance::outlier::Outliers;
 use crate::config::Config;
 use crate::connect::Connector;
+use crate::flows::{Flows, Networks};
 use crate::inspect;
 use crate::metrics::Metrics;
 use crate::on_demand::names::Names;
@@ -113,6 +115,8 @@ impl Proxy {
             stop: tasks.signal(),
             tasks,
             door: Door::default(),
+            flows: Flows::default(),
+            networks: ArcSwap::default(),
         });
         let mut sockets = Sockets::held(inherited);
         for (listener, address) in capture {
@@ -217,6 +221,17 @@ impl Proxy {
     #[must_use]
     pub fn listeners_json(&self) -> serde_json::Value {
         inspect::listeners(&self.shared)
+    }
+
+    /// Connections that are relayed now, as JSON: how many, and up to ten thousand of the newest.
+    #[must_use]
+    pub fn flows_json(&self) -> serde_json::Value {
+        self.shared.flows.json(&self.shared.networks.load())
+    }
+
+    /// Names networks by the addresses that their connections come from, for metrics and [`Proxy::flows_json`].
+    pub fn name_networks(&self, networks: Networks) {
+        self.shared.networks.store(Arc::new(networks));
     }
 
     /// Clusters as JSON.

@@ -22,6 +22,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use crate::balance::Host;
+use crate::flows::Moved;
 use crate::stream::{Stream, reset};
 use half::{Failure, Half};
 
@@ -105,7 +106,7 @@ impl Relay {
     }
 
     /// Joins them until both have ended, one broke, or patience did.
-    pub(crate) async fn run(&mut self, patience: Patience, stop: &Signal) -> Outcome {
+    pub(crate) async fn run(&mut self, patience: Patience, stop: &Signal, moved: &Moved) -> Outcome {
         let end = {
             let mut cut = pin!(stop.cut());
             let mut timer = pin!(tokio::time::sleep_until(patience.next()));
@@ -114,7 +115,9 @@ impl Relay {
                 if cut.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(End::Cut);
                 }
-                if let Poll::Ready(end) = self.poll_move(cx) {
+                let polled = self.poll_move(cx);
+                moved.set(self.received.total(), self.sent.total());
+                if let Poll::Ready(end) = polled {
                     return Poll::Ready(end);
                 }
                 // The timer is not wound at each byte: when it rings it looks whether any came.

@@ -13,6 +13,7 @@ use crate::announced;
 use crate::balance::Active;
 use crate::cluster::Occupied;
 use crate::config::Limits;
+use crate::flows::Flow;
 use crate::metrics::Counters;
 use crate::relay::{End, Outcome, Patience, Relay};
 use crate::resource::chain::Timing;
@@ -33,7 +34,7 @@ struct Joined {
 
 /// A connection that is being relayed.
 struct Open {
-    record: Record,
+    flow: Arc<Flow>,
     counters: Arc<Counters>,
     relay: Relay,
     _active: Option<Active>,
@@ -51,7 +52,8 @@ pub(crate) async fn serve(
 ) {
     let begun = Box::pin(begin(Arc::clone(&shared), listener, stream, source, admitted));
     let Some((mut open, patience)) = begun.await else { return };
-    let outcome = open.relay.run(patience, &shared.stop).await;
+    let Open { relay, flow, .. } = &mut *open;
+    let outcome = relay.run(patience, &shared.stop, &flow.moved).await;
     open.ended(&shared, &outcome);
 }
 
@@ -66,13 +68,13 @@ async fn begin(
     let joined = match receive(&shared, stream, &mut record, &mut admitted).await {
         Ok(joined) => joined,
         Err(refusal) => {
-            let counters = shared.metrics.opened(&record, own_principal(&shared));
+            let counters = shared.metrics.opened(&record, own_principal(&shared), &shared.networks.load());
             shared.metrics.closed(&counters, refusal.flag);
             record.refused(&refusal);
             return None;
         }
     };
-    let counters = shared.metrics.opened(&record, own_principal(&shared));
+    let counters = shared.metrics.opened(&record, own_principal(&shared), &shared.networks.load());
     let limits = &shared.config.limits;
     let patience = Patience {
         idle: Some(joined.timing.idle.unwrap_or(limits.idle)).filter(|idle| !idle.is_zero()),
@@ -81,7 +83,8 @@ async fn begin(
     let host = record.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.host));
     let Joined { downstream, upstream: Reached { stream, active, occupied }, forwarded, .. } = joined;
     let relay = Relay::new(downstream, stream, host, forwarded, counters.meter());
-    let open = Open { record, counters, relay, _active: active, _occupied: occupied, _admitted: admitted };
+    let flow = admitted.list(record);
+    let open = Open { flow, counters, relay, _active: active, _occupied: occupied, _admitted: admitted };
     Some((Box::new(open), patience))
 }
 
@@ -123,14 +126,14 @@ impl Open {
         if outcome.sent == 0
             && let End::Upstream(error) = &outcome.end
             && is_broken(error)
-            && let (Some(endpoint), Some(cluster)) = (&self.record.endpoint, &self.record.cluster)
+            && let (Some(endpoint), Some(cluster)) = (&self.flow.record.endpoint, &self.flow.record.cluster)
         {
             shared.outliers.failed(cluster, &endpoint.host);
         }
         // asked for only where it is shown
         let shown = tracing::enabled!(target: "access", tracing::Level::INFO);
         let local = shown.then(|| self.relay.upstream().local_addr().ok()).flatten();
-        let flag = self.record.ended(outcome, local);
+        let flag = self.flow.record.ended(outcome, local);
         shared.metrics.closed(&self.counters, flag);
     }
 }

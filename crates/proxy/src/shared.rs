@@ -5,13 +5,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use isthmus_lifecycle::{Signal, TaskGroup};
 use parking_lot::{Mutex, RwLock};
 
+use crate::access::Record;
 use crate::balance::outlier::Outliers;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::connect::Connector;
+use crate::flows::{Flow, Flows, Networks};
 use crate::metrics::Metrics;
 use crate::on_demand::OnDemand;
 use crate::on_demand::names::Names;
@@ -34,6 +37,8 @@ pub(crate) struct Shared {
     /// The tasks' signal.
     pub(crate) stop: Signal,
     pub(crate) door: Door,
+    pub(crate) flows: Flows,
+    pub(crate) networks: ArcSwap<Networks>,
 }
 
 /// What is in force.
@@ -109,6 +114,8 @@ impl Drop for Held<'_> {
 pub(crate) struct Admitted {
     shared: Arc<Shared>,
     source: Option<IpAddr>,
+    /// Where it is listed, once it is relayed.
+    flow: Option<usize>,
 }
 
 impl Admitted {
@@ -121,9 +128,16 @@ impl Admitted {
             return None;
         }
         // From here on dropping it takes the count back.
-        let mut admitted = Self { shared: Arc::clone(shared), source: None };
+        let mut admitted = Self { shared: Arc::clone(shared), source: None, flow: None };
         shared.metrics.open().inc();
         (!by_source || admitted.belongs_to(source)).then_some(admitted)
+    }
+
+    /// Lists it among those that are relayed.
+    pub(crate) fn list(&mut self, record: Record) -> Arc<Flow> {
+        let (flow, key) = self.shared.flows.enter(record);
+        self.flow = Some(key);
+        flow
     }
 
     /// Counts it for this address. False when that has too many; the reason is counted.
@@ -154,6 +168,9 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.shared.door.inside.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.open().dec();
+        if let Some(key) = self.flow {
+            self.shared.flows.leave(key);
+        }
         let Some(source) = self.source else { return };
         let mut sources = self.shared.door.sources.lock();
         if let Some(count) = sources.get_mut(&source) {
