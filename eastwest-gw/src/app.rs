@@ -359,6 +359,7 @@ fn proxy_config(args: &Args, enrolled: &Enrolled, membership: &Membership, workl
         mark: None,
         original_destination: Arc::new(Netfilter),
         resolver: Arc::new(HostResolver),
+        announced_ports: args.proxy_protocol_in.clone(),
         limits: Limits {
             connections: args.limits.max_connections,
             connections_per_source: args.limits.max_connections_per_source,

@@ -58,6 +58,10 @@ pub struct Args {
     /// Give a service back when it has had no connection for so long
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "15m", conflicts_with = "full_view")]
     pub unused_after: Duration,
+    /// Ports before which a balancer announces its clients by the PROXY protocol (1 or 2). Nobody gets in there without; who can
+    /// reach such a port can name any client, so it must be open to the balancer alone
+    #[arg(long, value_name = "PORT,…", value_delimiter = ',')]
+    pub proxy_protocol_in: Vec<u16>,
     /// Bounds on what clients can make it spend.
     #[command(flatten)]
     pub limits: LimitArgs,

@@ -158,6 +158,7 @@ impl Agent {
                 mark: config.mark,
                 original_destination: Arc::new(Captured),
                 resolver: Arc::new(Upstream(dns_handle.clone())),
+                announced_ports: Vec::new(),
                 limits: isthmus_proxy::Limits::default(),
             };
             registry.register(|registry| Proxy::build(config, registry))?

@@ -11,17 +11,20 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::core::v3::proxy_protocol_config::Version;
+use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
+use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use isthmus_model::{Endpoint, Hostname, Location, Protocol, Resolution, ServicePort, Source};
 use isthmus_proto::resource::Resource;
 use isthmus_registry::MeshService;
-use isthmus_resources::istio::{ClientTlsMode, ConnectionPool, SimpleLb};
+use isthmus_resources::istio::{ClientTlsMode, ConnectionPool, ProxyProtocol, ProxyVersion, SimpleLb};
 use isthmus_sni::ServiceName;
 use prost::Message;
 
 use crate::destination::{Effective, Rule};
 use crate::endpoint;
-use crate::wire::{ads, duration, number, sorted};
+use crate::wire::{ads, duration, number, sorted, transport_socket};
 
 /// Who dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +123,9 @@ pub(crate) fn outbound(target: Target<'_>, rule: Option<&Rule>, endpoints: &[End
         }
     }
     secure(&mut cluster, target, &policy, endpoints);
+    if let Some(header) = policy.announce.filter(|_| target.usage == Use::Client) {
+        announce(&mut cluster, header);
+    }
     let mut body = cluster.encode_to_vec();
     body.extend(metadata(target, rule).encode_to_vec());
     Resource::new(name, body.into())
@@ -160,6 +166,30 @@ fn secure(cluster: &mut pb::Cluster, target: Target<'_>, policy: &Effective<'_>,
         return;
     }
     cluster.transport_socket_matches = tls::automatic(target);
+}
+
+/// Puts a PROXY header before whatever is spoken to the endpoints. Not where a gateway passes mesh TLS on: what ends that knows
+/// of no such header.
+fn announce(cluster: &mut pb::Cluster, header: ProxyProtocol) {
+    let version = match header.version {
+        ProxyVersion::V1 => Version::V1,
+        ProxyVersion::V2 => Version::V2,
+    };
+    let wrap = |inner: Option<core::TransportSocket>| {
+        let plain = || transport_socket("envoy.transport_sockets.raw_buffer", RawBuffer {});
+        let outer = ProxyProtocolUpstreamTransport {
+            config: Some(core::ProxyProtocolConfig { version: version.into(), ..Default::default() }),
+            transport_socket: Some(inner.unwrap_or_else(plain)),
+            ..Default::default()
+        };
+        Some(transport_socket("envoy.transport_sockets.upstream_proxy_protocol", outer))
+    };
+    for matched in &mut cluster.transport_socket_matches {
+        matched.transport_socket = wrap(matched.transport_socket.take());
+    }
+    if cluster.transport_socket_matches.is_empty() {
+        cluster.transport_socket = wrap(cluster.transport_socket.take());
+    }
 }
 
 pub(crate) fn connect_timeout(pool: Option<&ConnectionPool>) -> Duration {

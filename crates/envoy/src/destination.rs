@@ -7,7 +7,8 @@ use isthmus_model::{Hostname, Labels, Namespace, Selector};
 use isthmus_registry::config::Objects;
 use isthmus_registry::{MeshService, Snapshot};
 use isthmus_resources::istio::{
-    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, Subset, TrafficPolicy,
+    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, ProxyProtocol, Subset,
+    TrafficPolicy,
 };
 
 use crate::class::Class;
@@ -31,6 +32,8 @@ pub(crate) struct Effective<'a> {
     pub(crate) pool: Option<&'a ConnectionPool>,
     pub(crate) outlier: Option<&'a OutlierDetection>,
     pub(crate) tls: Option<&'a ClientTls>,
+    /// The PROXY header that endpoints are sent.
+    pub(crate) announce: Option<ProxyProtocol>,
 }
 
 impl<'a> Effective<'a> {
@@ -50,12 +53,15 @@ impl<'a> Effective<'a> {
         self.pool = policy.connection_pool.as_ref().or(self.pool);
         self.outlier = policy.outlier_detection.as_ref().or(self.outlier);
         self.tls = policy.tls.as_ref().or(self.tls);
+        self.announce = policy.proxy_protocol.or(self.announce);
         if let Some(own) = policy.port_level_settings.iter().find(|own| own.port.number == port) {
             *self = Self {
                 balancer: own.load_balancer.as_ref(),
                 pool: own.connection_pool.as_ref(),
                 outlier: own.outlier_detection.as_ref(),
                 tls: own.tls.as_ref(),
+                // No port has its own.
+                announce: self.announce,
             };
         }
     }

@@ -33,6 +33,8 @@ pub struct Config {
     pub original_destination: Arc<dyn OriginalDestination>,
     /// Resolves the hosts of STRICT_DNS clusters.
     pub resolver: Arc<dyn Resolve>,
+    /// Ports whose listeners expect a PROXY header, whatever their resources say: the host's operator knows the balancer before it.
+    pub announced_ports: Vec<u16>,
     /// Bounds.
     pub limits: Limits,
 }

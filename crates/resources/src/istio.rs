@@ -14,7 +14,8 @@ mod workload;
 pub use common::{Condition, Duration, PortSelector, WorkloadSelector};
 pub use destination_rule::{
     ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, Distribute, Failover, HttpPool, LoadBalancer,
-    LocalityLb, OutlierDetection, PortPolicy, SimpleLb, Subset, TcpKeepalive, TcpPool, TrafficPolicy,
+    LocalityLb, OutlierDetection, PortPolicy, ProxyProtocol, ProxyVersion, SimpleLb, Subset, TcpKeepalive,
+    TcpPool, TrafficPolicy,
 };
 pub use gateway::{Gateway, GatewayPort, Server, ServerTls, ServerTlsMode};
 pub use others::{EnvoyFilter, IstioOperator, ProxyConfig, Telemetry, WasmPlugin};

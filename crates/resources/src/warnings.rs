@@ -57,7 +57,6 @@ const NOT_ENFORCED: &[(Kind, Scope, &str)] = &[
         "new endpoints get their full share at once",
     ),
     (Kind::DestinationRule, Field("trafficPolicy.tunnel"), "connections are not tunnelled"),
-    (Kind::DestinationRule, Field("trafficPolicy.proxyProtocol"), "no PROXY header is sent"),
     (Kind::DestinationRule, Field("trafficPolicy.retryBudget"), "there are no retries of requests"),
     (
         Kind::DestinationRule,

@@ -205,3 +205,32 @@ fn of_two_services_at_one_address_the_older_stays() {
     let listener = &seen(&mut world, "east", "").listeners["10.9.0.1_80"];
     assert_eq!(crate::world::cluster_of(&listener.filter_chains[0]), "outbound|80||old.example");
 }
+
+#[test]
+fn a_proxy_header_goes_before_whatever_is_spoken_and_not_before_what_a_gateway_passes_on() {
+    use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
+    use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
+    use prost::Message;
+
+    let mut world = world(&[("10.1.0.1", "east", "r1", "")]);
+    rule(
+        &mut world,
+        "proxyProtocol: {version: V2}, portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]",
+    );
+    let resources = seen(&mut world, "east", "");
+    let cluster = &resources.clusters[CLUSTER];
+    let inner = cluster.transport_socket_matches.iter().map(|matched| {
+        let socket = matched.transport_socket.as_ref().unwrap();
+        assert_eq!(socket.name, "envoy.transport_sockets.upstream_proxy_protocol");
+        let Some(ConfigType::TypedConfig(any)) = &socket.config_type else { panic!("{socket:?}") };
+        let outer = ProxyProtocolUpstreamTransport::decode(&*any.value).unwrap();
+        assert_eq!(outer.config.unwrap().version, 1, "V2");
+        outer.transport_socket.unwrap().name
+    });
+    let inner: Vec<String> = inner.collect();
+    assert_eq!(inner, ["envoy.transport_sockets.tls", "envoy.transport_sockets.raw_buffer"]);
+    let gateway = world.gateway("east");
+    let passed = world.resources(&gateway);
+    let passed = &passed.clusters["outbound_.80_._.web.a.svc.cluster.local"];
+    assert!(passed.transport_socket.is_none() && passed.transport_socket_matches.is_empty());
+}

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use prost::Name;
 
 use super::{Proxy, Rejection};
+use crate::announced::Accepted;
 use crate::cluster::Cluster;
 use crate::resource::assignment::Assignment;
 use crate::resource::cluster::{ClusterConfig, Kind};
@@ -55,7 +56,11 @@ pub(super) fn apply(proxy: &Proxy, type_url: &str, upserts: Upserts, removed: &[
 }
 
 fn put_listener(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
-    let listener = Arc::new(Listener::compile(name, bytes, &proxy.shared.tls)?);
+    let mut listener = Listener::compile(name, bytes, &proxy.shared.tls)?;
+    if listener.bound && proxy.shared.config.announced_ports.contains(&listener.address.port()) {
+        listener.announced.get_or_insert(Accepted { v1: true, v2: true });
+    }
+    let listener = Arc::new(listener);
     if listener.bound {
         proxy
             .sockets

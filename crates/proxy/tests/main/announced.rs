@@ -106,3 +106,19 @@ async fn limits_are_those_of_the_client_and_not_of_its_balancer() {
     assert!(open("2001:db8:1::2").await.is_err(), "one /64 is one client");
     gateway.counted("isthmus_connections_refused_total", &["cause=\"too_many_from_one_source\""], 1).await;
 }
+
+#[tokio::test]
+async fn an_operator_says_that_a_port_stands_behind_a_balancer() {
+    let server = Server::start(Does::Echo("west:")).await;
+    let mut setup = Setup::new(MeshCa::new().workload("west", "istio-system/istio-eastwestgateway"));
+    setup.announced_ports = vec![0];
+    let gateway = setup.start();
+    gateway.take(
+        vec![plain_cluster(SNI)],
+        vec![assignment(SNI, vec![vec![endpoint(server.address, false)]])],
+        vec![gateway_listener("direct", &[(SNI, SNI)])],
+    );
+    let at = gateway.address("direct");
+    assert!(say(at, &[V1, &hello(SNI)].concat()).await.unwrap().starts_with(b"west:"));
+    assert!(!say(at, &hello(SNI)).await.is_ok_and(|answer| !answer.is_empty()));
+}

@@ -27,7 +27,7 @@ const MORE: &str = "
 ---
 {apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: split, namespace: bookinfo}, spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v3}, weight: 90}, {destination: {host: ratings}, weight: 10}]}]}}
 ---
-{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: details, namespace: bookinfo}, spec: {host: details, trafficPolicy: {connectionPool: {tcp: {maxConnections: 10, tcpKeepalive: {time: 30s, interval: 5s, probes: 2}}}, outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2, consecutiveGatewayErrors: 0, minHealthPercent: 20}, loadBalancer: {simple: RANDOM, localityLbSetting: {distribute: [{from: '*', to: {'east/*': 70, 'west/*': 30}}]}}}}}
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: details, namespace: bookinfo}, spec: {host: details, trafficPolicy: {proxyProtocol: {version: V2}, connectionPool: {tcp: {maxConnections: 10, tcpKeepalive: {time: 30s, interval: 5s, probes: 2}}}, outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 2, consecutiveGatewayErrors: 0, minHealthPercent: 20}, loadBalancer: {simple: RANDOM, localityLbSetting: {distribute: [{from: '*', to: {'east/*': 70, 'west/*': 30}}]}}}}}
 ---
 {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: bookinfo}, spec: {action: DENY, rules: [
   {from: [{source: {principals: ['*', 'a*', '*b'], notPrincipals: [x/ns/y/sa/z], namespaces: [n, 'n*', '*n', '*'], serviceAccounts: [sa, ns/sa], trustDomains: [t, 't*', '*t'], ipBlocks: [10.0.0.0/8, 1.2.3.4, '2001:db8::/32'], notIpBlocks: [10.1.0.0/16]}}, {source: {notNamespaces: [q]}}],

@@ -44,11 +44,17 @@ pub(crate) struct Setup {
     pub(crate) identity: Identity,
     pub(crate) limits: Limits,
     pub(crate) resolver: Arc<dyn Resolve>,
+    pub(crate) announced_ports: Vec<u16>,
 }
 
 impl Setup {
     pub(crate) fn new(identity: Identity) -> Self {
-        Self { identity, limits: Limits::default(), resolver: Arc::new(HostResolver) }
+        Self {
+            identity,
+            limits: Limits::default(),
+            resolver: Arc::new(HostResolver),
+            announced_ports: Vec::new(),
+        }
     }
 
     pub(crate) fn start(self) -> Running {
@@ -76,6 +82,7 @@ impl Setup {
             mark: None,
             original_destination: Arc::clone(&told) as Arc<dyn OriginalDestination>,
             resolver: self.resolver,
+            announced_ports: self.announced_ports,
             limits: self.limits,
         };
         let mut registry = Registry::default();

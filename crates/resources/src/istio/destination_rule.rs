@@ -40,8 +40,8 @@ pub struct TrafficPolicy {
     pub port_level_settings: Vec<PortPolicy>,
     /// Not enforced yet.
     pub tunnel: Option<Value>,
-    /// Not enforced yet.
-    pub proxy_protocol: Option<Value>,
+    /// A PROXY header before everything else.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Not enforced yet.
     pub retry_budget: Option<Value>,
 }
@@ -86,6 +86,23 @@ pub struct LoadBalancer {
     pub locality_lb_setting: Option<LocalityLb>,
     /// Not enforced yet.
     pub warmup: Option<Value>,
+}
+
+/// Which PROXY header endpoints are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyProtocol {
+    /// Its version.
+    pub version: ProxyVersion,
+}
+
+/// Version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the names are the API's own")]
+pub enum ProxyVersion {
+    #[default]
+    V1,
+    V2,
 }
 
 /// A plain algorithm.
