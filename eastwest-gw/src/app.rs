@@ -87,8 +87,12 @@ impl App {
         let owner = format!("{}/{}@{}", membership.namespace, workload.name, membership.cluster);
         let cache = ResourceCache::open(&enrolled.data, &owner)?;
         let readiness = Readiness::new();
-        let sinks =
-            Sinks { proxy: proxy.clone(), dns: None, cache: cache.clone(), readiness: readiness.clone() };
+        let sinks = Sinks {
+            proxy: proxy.clone().into(),
+            dns: None,
+            cache: cache.clone(),
+            readiness: readiness.clone(),
+        };
         let node = workload.node(&membership);
         let discovery = if args.full_view {
             discovery::start(node, &membership.cluster, &enrolled.connector, sinks, &duties)
@@ -133,7 +137,7 @@ impl App {
             membership,
             name: workload.name,
             identity: enrolled.identity.clone(),
-            proxy: proxy.clone(),
+            proxy: proxy.clone().into(),
             dns: None,
             stream: discovery.stream,
             // A gateway's health is that it is there.

@@ -1,14 +1,17 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use isthmus_agent::args::{AgentArgs, duration};
+use isthmus_agent::child::BecomeArgs;
 use isthmus_agent::health::Schedule;
 use isthmus_agent::health::spec::What;
 use isthmus_model::NamespacedName;
+use isthmus_process::WorkerArgs;
 use isthmus_process::telemetry::LogArgs;
 
 /// The agent beside a workload.
@@ -27,24 +30,12 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Join the mesh, then run a command in it
+    ///
+    /// gRPC clients in it need no proxy to know the mesh: GRPC_XDS_BOOTSTRAP is set for them, and `xds:///HOST:PORT` is what they dial.
     Run(Box<RunArgs>),
-    /// Become a workload that ends with its agent; used by `run`
+    /// Become a workload, or Envoy, that ends with its agent; used by `run`
     #[command(hide = true)]
     Become(BecomeArgs),
-}
-
-/// Flags of the hidden half of `run`.
-#[derive(Debug, Clone, clap::Args)]
-pub struct BecomeArgs {
-    /// Process of the agent
-    #[arg(long)]
-    pub parent: u32,
-    /// Soft limit on open files to go back to
-    #[arg(long)]
-    pub open_files: Option<u64>,
-    /// The workload and its arguments
-    #[arg(last = true, required = true)]
-    pub command: Vec<String>,
 }
 
 /// Flags of `run`.
@@ -87,9 +78,23 @@ pub struct RunArgs {
     /// Flags of every agent.
     #[command(flatten)]
     pub agent: AgentArgs,
+    /// Threads.
+    #[command(flatten)]
+    pub workers: WorkerArgs,
     /// The workload and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+impl Args {
+    /// How many threads serve.
+    #[must_use]
+    pub fn workers(&self) -> WorkerArgs {
+        match &self.command {
+            Command::Run(run) => run.workers,
+            Command::Become(_) => WorkerArgs { concurrency: Some(NonZeroUsize::MIN) },
+        }
+    }
 }
 
 impl RunArgs {
@@ -149,13 +154,14 @@ mod tests {
         let args = parse(
             "isthmus-sidecar run --token-file t --service-account default/bookinfo-reviews \
              --labels app=reviews,version=v2 --data-dir d --port http=9080 --probe http:9080/health \
-             --probe-timeout 1s --locality r/z/s --leaf-ttl 24h -- bookinfo reviews --port 9080",
+             --probe-timeout 1s --locality r/z/s --leaf-ttl 24h --concurrency 1 -- bookinfo reviews --port 9080",
         )
         .unwrap();
         assert_eq!(args.command, ["bookinfo", "reviews", "--port", "9080"]);
         assert_eq!(args.names("host1"), ("reviews-v2-host1".into(), "reviews-v2".into()));
         assert_eq!(args.ports, [("http".into(), 9080)]);
         assert_eq!(args.agent.leaf_ttl, Some(Duration::from_secs(86_400)));
+        assert_eq!(args.workers.concurrency, Some(NonZeroUsize::MIN));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use isthmus_agent::child::{Asked, Signal, Signals, Workload as Child};
+use isthmus_agent::child::{Asked, Signal, Signals, Workload as Child, wrapper};
 use isthmus_agent::{Agent, Config, Ports, Workload, enroll};
 use isthmus_lifecycle::{Drain, SystemClock};
 use isthmus_model::Locality;
@@ -67,6 +67,7 @@ async fn start(args: &RunArgs, living: watch::Receiver<bool>, drain: &Drain) -> 
             resolvers,
             resolv_conf: Some(isthmus_agent::args::RESOLV_CONF.into()),
             capture: args.agent.capture(),
+            proxy: args.agent.choice(args.workers.concurrency, wrapper(None)),
             probe: args.probe.clone().map(|what| (args.schedule(), what)),
             alive: Some(living),
             mark,
@@ -142,17 +143,6 @@ async fn beside(
             }
         }
     }
-}
-
-/// This program again, as what becomes the workload.
-fn wrapper(open_files: Option<u64>) -> Vec<String> {
-    let parent = std::process::id().to_string();
-    let mut wrapper = ["/proc/self/exe", "become", "--parent", &parent].map(String::from).to_vec();
-    if let Some(soft) = open_files {
-        wrapper.extend(["--open-files".to_string(), soft.to_string()]);
-    }
-    wrapper.push("--".to_string());
-    wrapper
 }
 
 async fn stop_asked(signals: &mut Signals) -> Asked {

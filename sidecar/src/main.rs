@@ -13,7 +13,8 @@ static CODE: AtomicU8 = AtomicU8::new(0);
 
 fn main() -> ExitCode {
     let args = isthmus_sidecar::Args::parse();
-    let outcome = isthmus_process::run("isthmus-sidecar", || async {
+    let workers = args.workers();
+    let outcome = isthmus_process::run_with("isthmus-sidecar", workers, || async {
         CODE.store(isthmus_sidecar::run(args).await?, Ordering::Relaxed);
         Ok(())
     });

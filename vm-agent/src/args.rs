@@ -1,10 +1,13 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use isthmus_agent::args::AgentArgs;
+use isthmus_agent::child::BecomeArgs;
+use isthmus_process::WorkerArgs;
 use isthmus_process::telemetry::LogArgs;
 
 /// Brings this machine into the mesh.
@@ -30,6 +33,9 @@ pub enum Command {
     Leave(DataArgs),
     /// Say what this machine is in the mesh and how its agent does
     Status(StatusArgs),
+    /// Become an Envoy that ends with its agent; used by `run`
+    #[command(hide = true)]
+    Become(BecomeArgs),
 }
 
 /// Where the membership is.
@@ -87,6 +93,23 @@ pub struct RunArgs {
     /// Flags of every agent.
     #[command(flatten)]
     pub agent: AgentArgs,
+    /// Threads.
+    #[command(flatten)]
+    pub workers: WorkerArgs,
+}
+
+impl Args {
+    /// How many threads serve.
+    #[must_use]
+    pub fn workers(&self) -> WorkerArgs {
+        match &self.command {
+            Command::Join(join) => join.run.workers,
+            Command::Run(run) => run.workers,
+            Command::Leave(_) | Command::Status(_) | Command::Become(_) => {
+                WorkerArgs { concurrency: Some(NonZeroUsize::MIN) }
+            }
+        }
+    }
 }
 
 fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
@@ -104,7 +127,8 @@ mod tests {
         let args = Args::try_parse_from(["isthmus-vm-agent", "join", "TOKEN", "--no-run", "--data-dir", "d"])
             .unwrap();
         assert!(matches!(args.command, Command::Join(join) if join.no_run && join.token == "TOKEN"));
-        let args = Args::try_parse_from(["isthmus-vm-agent", "run", "--data-dir", "d"]).unwrap();
+        let args = Args::try_parse_from(["isthmus-vm-agent", "run", "--concurrency", "1"]).unwrap();
+        assert_eq!(args.workers().concurrency, Some(NonZeroUsize::MIN));
         assert!(matches!(args.command, Command::Run(_)));
     }
 }

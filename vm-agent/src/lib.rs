@@ -60,6 +60,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Leave(data) => leave(&data).await,
         Command::Status(args) => status::run(&args).await,
+        Command::Become(args) => {
+            Err(isthmus_agent::child::become_workload(&args.command, args.parent, args.open_files).into())
+        }
     }
 }
 
@@ -123,6 +126,7 @@ async fn start(args: &RunArgs, enrolled: Enrolled, drain: &Drain) -> anyhow::Res
         resolvers,
         resolv_conf: Some(isthmus_agent::args::RESOLV_CONF.into()),
         capture: args.agent.capture(),
+        proxy: args.agent.choice(args.workers.concurrency, isthmus_agent::child::wrapper(None)),
         probe,
         alive: None,
         mark,

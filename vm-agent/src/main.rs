@@ -9,5 +9,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args = isthmus_vm_agent::Args::parse();
-    isthmus_process::run("isthmus-vm-agent", || isthmus_vm_agent::run(args))
+    let workers = args.workers();
+    isthmus_process::run_with("isthmus-vm-agent", workers, || isthmus_vm_agent::run(args))
 }

@@ -11,13 +11,14 @@ use axum::routing::{get, post};
 use axum::{Router, middleware};
 use isthmus_lifecycle::{Clock, Drain, OnFailure, Readiness, TaskGroup};
 use isthmus_process::SharedRegistry;
-use isthmus_proxy::Proxy;
 use isthmus_tls::Identity;
 use isthmus_xds::{Handle, HealthReport};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::net::TcpListener;
 
+use crate::data_path::DataPath;
+use crate::envoy::Envoy;
 use crate::health::Verdict;
 use crate::identity::seconds_between;
 use crate::state::Membership;
@@ -48,7 +49,7 @@ pub struct View {
     /// Live identity.
     pub identity: Identity,
     /// Data path.
-    pub proxy: Proxy,
+    pub proxy: DataPath,
     /// DNS proxy, when there is one.
     pub dns: Option<isthmus_dns::Handle>,
     /// Discovery stream.
@@ -63,8 +64,9 @@ pub struct View {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Admin: `/listeners`, `/clusters`, `/endpoints`, `/names`, `/certs`, `/status`, `/config_dump`, `POST /quitquitquit`. For loopback
-/// only; requests that a browser makes on behalf of a web page are refused.
+/// Admin: `/listeners`, `/clusters`, `/endpoints`, `/flows` (what is relayed now), `/names`, `/certs`, `/status`, `/config_dump`,
+/// `POST /quitquitquit`, and below `/envoy/` the pages of an Envoy's own admin interface, to be read. For loopback only; requests that
+/// a browser makes on behalf of a web page are refused.
 pub fn admin(view: Arc<View>) -> Router {
     Router::new()
         .route(
@@ -77,12 +79,17 @@ pub fn admin(view: Arc<View>) -> Router {
         )
         .route(
             "/endpoints",
-            get(|State(view): State<Arc<View>>| async move { Json(view.proxy.endpoints_json()) }),
+            get(|State(view): State<Arc<View>>| async move { Json(view.proxy.endpoints_json().await) }),
         )
+        .route("/flows", get(|State(view): State<Arc<View>>| async move { Json(view.proxy.flows_json()) }))
         .route("/names", get(|State(view): State<Arc<View>>| async move { Json(view.names()) }))
         .route("/certs", get(|State(view): State<Arc<View>>| async move { Json(view.certificates()) }))
         .route("/status", get(|State(view): State<Arc<View>>| async move { Json(view.status()) }))
-        .route("/config_dump", get(|State(view): State<Arc<View>>| async move { Json(view.everything()) }))
+        .route(
+            "/config_dump",
+            get(|State(view): State<Arc<View>>| async move { Json(view.everything().await) }),
+        )
+        .route("/envoy/{*page}", get(envoys))
         .route("/quitquitquit", post(quit))
         .layer(middleware::from_fn(local_only))
         .with_state(view)
@@ -91,6 +98,25 @@ pub fn admin(view: Arc<View>) -> Router {
 /// Metrics and `/healthz/ready`.
 pub fn metrics(registry: &SharedRegistry, readiness: &[Readiness]) -> Router {
     registry.router().merge(self::readiness(readiness))
+}
+
+/// Metrics of the agent and of its Envoy in one text, and `/healthz/ready`.
+pub fn metrics_with(envoy: Envoy, registry: &SharedRegistry, readiness: &[Readiness]) -> Router {
+    let text = move |State((envoy, registry)): State<(Envoy, SharedRegistry)>| async move {
+        let own = registry.encode();
+        // The end of an OpenMetrics text, after which nothing may come.
+        let own = own.strip_suffix("# EOF\n").unwrap_or(&own).to_string();
+        let theirs = envoy.admin().get("/stats/prometheus?usedonly").await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "metrics without Envoy's");
+            String::new()
+        });
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], own + &theirs)
+    };
+    Router::new()
+        .route("/metrics", get(text))
+        .route("/stats/prometheus", get(text))
+        .with_state((envoy, registry.clone()))
+        .merge(self::readiness(readiness))
 }
 
 /// `/healthz/ready`: 200, or 503 with what is awaited.
@@ -165,19 +191,32 @@ impl View {
             "group": member.group.as_ref().map(ToString::to_string),
             "controlPlane": { "serverName": member.server_name, "addresses": member.addresses, "connection": connection },
             "health": health,
+            "proxy": self.proxy.status(),
             "awaited": awaited(&self.readiness),
             "certificates": self.certificates(),
         })
     }
 
-    fn everything(&self) -> Value {
+    async fn everything(&self) -> Value {
         json!({
             "status": self.status(),
             "listeners": self.proxy.listeners_json(),
             "clusters": self.proxy.clusters_json(),
-            "endpoints": self.proxy.endpoints_json(),
+            "endpoints": self.proxy.endpoints_json().await,
             "names": self.names(),
         })
+    }
+}
+
+/// A page of Envoy's own.
+async fn envoys(State(view): State<Arc<View>>, request: Request) -> Response {
+    let Some(envoy) = view.proxy.envoy() else {
+        return (StatusCode::NOT_FOUND, "the proxy of this workload is no Envoy\n").into_response();
+    };
+    let page = request.uri().path_and_query().map_or("", |page| page.as_str());
+    match envoy.admin().get(page.strip_prefix("/envoy").unwrap_or(page)).await {
+        Ok(text) => text.into_response(),
+        Err(error) => (StatusCode::BAD_GATEWAY, format!("{error}\n")).into_response(),
     }
 }
 

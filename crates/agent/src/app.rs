@@ -1,6 +1,7 @@
 //! Everything that runs beside one workload, put together.
 
 mod capture;
+mod data_path;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use isthmus_capture::Resolvers;
 use isthmus_dns::Perspective;
 use isthmus_lifecycle::{Clock, Drain, OnFailure, Readiness, TaskGroup};
 use isthmus_process::SharedRegistry;
-use isthmus_proxy::{BuildError, Proxy};
+use isthmus_proxy::BuildError;
 use isthmus_xds::{Handle, HealthReport};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -21,12 +22,13 @@ use crate::cache::ResourceCache;
 use crate::data::DataError;
 use crate::discovery::{self, Sinks};
 use crate::enroll::Enrolled;
+use crate::envoy::{self, EnvoyError};
 use crate::grpc;
 use crate::health::spec::What;
 use crate::health::{self, Schedule};
 use crate::identity;
 use crate::node::{self, Workload};
-use crate::resolver::{self, Captured, Upstream};
+use crate::resolver;
 
 /// Peers are told that this workload leaves, and have so long to hear it, before its proxy refuses.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -83,6 +85,8 @@ pub struct Config {
     pub resolv_conf: Option<PathBuf>,
     /// Traffic capture; none leaves the host alone. What it says of DNS is decided here.
     pub capture: Option<isthmus_capture::Config>,
+    /// What carries connections.
+    pub proxy: Choice,
     /// How health is found out.
     pub probe: Option<(Schedule, What)>,
     /// Whether the workload's process runs, when the agent runs it.
@@ -93,12 +97,24 @@ pub struct Config {
     pub clock: Arc<dyn Clock>,
 }
 
+/// What carries a workload's connections.
+#[derive(Debug, Clone)]
+pub enum Choice {
+    /// Our own proxy, within this process.
+    Isthmus,
+    /// An Envoy.
+    Envoy(envoy::Config),
+}
+
 /// Why an agent does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// A port of the data path.
     #[error(transparent)]
     Proxy(#[from] BuildError),
+    /// Envoy.
+    #[error(transparent)]
+    Envoy(#[from] EnvoyError),
     /// The DNS port.
     #[error(transparent)]
     Dns(#[from] isthmus_dns::BindError),
@@ -149,20 +165,6 @@ impl Agent {
 
         let dns = dns_server(&config.ports, &config.resolvers, &membership, config.mark, &registry).await?;
         let dns_handle = dns.handle();
-        let proxy = {
-            let config = isthmus_proxy::Config {
-                identity: enrolled.identity.clone(),
-                node: proxy_node(&config.workload, &membership),
-                outbound: Some(config.ports.outbound),
-                inbound: Some(config.ports.inbound),
-                mark: config.mark,
-                original_destination: Arc::new(Captured),
-                resolver: Arc::new(Upstream(dns_handle.clone())),
-                announced_ports: Vec::new(),
-                limits: isthmus_proxy::Limits::default(),
-            };
-            registry.register(|registry| Proxy::build(config, registry))?
-        };
         let admin = admin::bind("admin", config.ports.admin).await?;
         let metrics = admin::bind("metrics", config.ports.metrics).await?;
         let ready = admin::bind("readiness", config.ports.readiness).await?;
@@ -176,32 +178,38 @@ impl Agent {
         let owner = format!("{}/{}@{}", membership.namespace, config.workload.name, membership.cluster);
         let cache = ResourceCache::open(&enrolled.data, &owner)?;
         group.spawn_infallible("last-good cache", cache.clone().keep(group.signal()));
+        let node = config.workload.node(&membership);
+        let asking = data_path::Asking {
+            enrolled: &enrolled,
+            workload: &config.workload,
+            node: &node,
+            ports: &config.ports,
+            resolvers: &config.resolvers,
+            mark: config.mark,
+            dns: &dns_handle,
+            cache: cache.clone(),
+            registry: &registry,
+        };
+        let (carrier, resolving) = data_path::prepare(config.proxy, asking, &group).await?;
+        let proxy = carrier.data_path();
         let sinks = Sinks {
             proxy: proxy.clone(),
             dns: Some(dns_handle.clone()),
             cache,
             readiness: resources.clone(),
         };
-        let node = config.workload.node(&membership);
         grpc::serve(&enrolled.data, node.clone(), &enrolled.connector, &group)?;
         let discovery = discovery::start(node, &membership.cluster, &enrolled.connector, sinks, &group);
         dns.run(&group);
-        group.spawn("proxy", OnFailure::Stop, {
-            let (proxy, drain) = (proxy.clone(), drain.clone());
-            async move {
-                let ended = proxy.run(&drain).await;
-                // Its last connection has ended: what still runs only waits for the grace to pass.
-                drain.immediate();
-                ended
-            }
-        });
+        carrier.run(&readiness, &group);
         let cert_metrics = registry.register(|registry| {
             identity::Metrics::register(registry.sub_registry_with_prefix("istio_agent"))
         });
         enrolled.keep_alive(&group, cert_metrics);
         let (resolvers, followed) = watch::channel(config.resolvers);
         if let Some(path) = config.resolv_conf {
-            let task = resolver::follow(path, resolvers, dns_handle.clone(), group.signal());
+            let servers = std::iter::once(dns_handle.clone()).chain(resolving).collect();
+            let task = resolver::follow(path, resolvers, servers, group.signal());
             group.spawn_infallible("resolvers", task);
         }
         if let Some(base) = config.capture {
@@ -219,6 +227,7 @@ impl Agent {
             &discovery.stream,
             &group,
         );
+        let envoy = proxy.envoy().cloned();
         let view = Arc::new(View {
             membership,
             name: Arc::clone(&config.workload.name),
@@ -233,7 +242,11 @@ impl Agent {
         });
         let both = [resources.clone(), readiness.clone()];
         admin::serve("admin", admin, admin::admin(view), &group);
-        admin::serve("metrics", metrics, admin::metrics(&registry, &both), &group);
+        let measured = match envoy {
+            Some(envoy) => admin::metrics_with(envoy, &registry, &both),
+            None => admin::metrics(&registry, &both),
+        };
+        admin::serve("metrics", metrics, measured, &group);
         admin::serve("readiness", ready, admin::readiness(&both), &group);
         Ok(Self {
             group,
@@ -299,20 +312,6 @@ async fn dns_server(
         isthmus_dns::Metrics::register(registry.sub_registry_with_prefix("istio_agent"))
     });
     isthmus_dns::Server::bind(config, metrics).await
-}
-
-fn proxy_node(workload: &Workload, membership: &crate::state::Membership) -> isthmus_proxy::Node {
-    let label = |keys: [&str; 3]| keys.iter().find_map(|key| workload.labels.get(key)).map(Arc::from);
-    let app = label(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
-    let version = label(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
-    isthmus_proxy::Node {
-        workload: Arc::clone(&workload.workload),
-        namespace: membership.namespace.clone(),
-        cluster: membership.cluster.clone(),
-        network: membership.network.clone(),
-        app: app.unwrap_or_else(|| Arc::clone(&workload.workload)),
-        version: version.unwrap_or_else(|| "latest".into()),
-    }
 }
 
 /// Watches health and reports it on the stream.

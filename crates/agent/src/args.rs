@@ -1,6 +1,7 @@
 //! Flags that sidecar and VM agent share, and what becomes of them.
 
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,9 @@ use isthmus_model::NamespacedName;
 use isthmus_model::token::JoinToken;
 use thiserror::Error;
 
+use crate::app::Choice;
 use crate::enroll::Enrollment;
+use crate::envoy;
 use crate::node::host_addresses;
 
 /// Flags of every agent.
@@ -39,9 +42,28 @@ pub struct AgentArgs {
     /// Destinations that stay direct
     #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
     pub exclude_outbound_cidrs: Vec<ipnet::IpNet>,
+    /// What carries this workload's connections
+    #[arg(long, value_enum, value_name = "PROXY", default_value_t = ProxyKind::Isthmus)]
+    pub proxy: ProxyKind,
+    /// Where Envoy is, for --proxy envoy
+    #[arg(long, value_name = "PATH", default_value = "envoy")]
+    pub envoy_path: PathBuf,
+    /// User number that Envoy runs as, when this runs as root; its traffic is then known by it, as by Istio's 1337 [default: ours]
+    #[arg(long, value_name = "UID")]
+    pub proxy_uid: Option<u32>,
     /// Time for open connections to end when stopping
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
     pub drain: Duration,
+}
+
+/// What carries a workload's connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProxyKind {
+    /// The proxy within this program
+    #[default]
+    Isthmus,
+    /// An Envoy that this program runs, feeds and watches
+    Envoy,
 }
 
 /// A duration such as `500ms`, `1s`, `24h`.
@@ -130,7 +152,25 @@ impl AgentArgs {
             ..isthmus_capture::Config::default()
         };
         config.direct_inbound.extend(&self.exclude_inbound_ports);
+        if self.proxy == ProxyKind::Envoy {
+            config.user = self.proxy_uid;
+        }
         Some(config)
+    }
+
+    /// What carries connections. `concurrency` is its threads; `wrapper` becomes Envoy and ends with us.
+    #[must_use]
+    pub fn choice(&self, concurrency: Option<NonZeroUsize>, wrapper: Vec<String>) -> Choice {
+        match self.proxy {
+            ProxyKind::Isthmus => Choice::Isthmus,
+            ProxyKind::Envoy => Choice::Envoy(envoy::Config {
+                program: self.envoy_path.clone(),
+                concurrency,
+                user: self.proxy_uid,
+                drain: self.drain,
+                wrapper,
+            }),
+        }
     }
 
     /// How to become a member.

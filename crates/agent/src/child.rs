@@ -112,6 +112,33 @@ pub fn become_workload(command: &[String], parent: u32, open_files: Option<u64>)
     failed(std::process::Command::new(&name).args(command.iter().skip(1)).exec())
 }
 
+/// This program again, as what becomes a process that ends with us: its hidden subcommand `become`. `open_files` is the soft limit
+/// to go back to.
+#[must_use]
+pub fn wrapper(open_files: Option<u64>) -> Vec<String> {
+    let parent = std::process::id().to_string();
+    let mut wrapper = ["/proc/self/exe", "become", "--parent", &parent].map(String::from).to_vec();
+    if let Some(soft) = open_files {
+        wrapper.extend(["--open-files".to_string(), soft.to_string()]);
+    }
+    wrapper.push("--".to_string());
+    wrapper
+}
+
+/// Flags of `become`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BecomeArgs {
+    /// Process of the agent
+    #[arg(long)]
+    pub parent: u32,
+    /// Soft limit on open files to go back to
+    #[arg(long)]
+    pub open_files: Option<u64>,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
 fn code(status: ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);

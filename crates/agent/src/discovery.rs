@@ -15,19 +15,20 @@ use isthmus_capture::Strict;
 use isthmus_lifecycle::{Backoff, Guard, Readiness, TaskGroup};
 use isthmus_model::ClusterId;
 use isthmus_proto::type_url;
-use isthmus_proxy::{OnDemandLimits, Proxy};
+use isthmus_proxy::OnDemandLimits;
 use isthmus_xds::{Client, Handle, Handler, Rejection, Update};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::cache::{Entry, ResourceCache};
 use crate::connect::Connector;
+use crate::data_path::DataPath;
 use on_demand::OnDemand;
 
 /// What discovery feeds.
 pub struct Sinks {
     /// The data path.
-    pub proxy: Proxy,
+    pub proxy: DataPath,
     /// The DNS proxy; a gateway has none.
     pub dns: Option<isthmus_dns::Handle>,
     /// Memory of what was accepted.
@@ -91,7 +92,10 @@ pub fn start_on_demand(
     let cache = feed.sinks.cache.clone();
     let on_demand = Arc::new(OnDemand::new(cache, stream, Arc::clone(&feed.endpoints)));
     let fetched = on_demand.restore();
-    proxy.fetch_on_demand(Arc::clone(&on_demand) as Arc<dyn isthmus_proxy::Demand>, limits, &fetched);
+    // An Envoy has all that it may need.
+    if let DataPath::Isthmus(proxy) = &proxy {
+        proxy.fetch_on_demand(Arc::clone(&on_demand) as Arc<dyn isthmus_proxy::Demand>, limits, &fetched);
+    }
     feed.on_demand = Some(Arc::clone(&on_demand));
     feed.restore();
     on_demand::announce(&mut node);

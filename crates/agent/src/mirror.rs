@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use isthmus_proto::resource::{Resource, ResourceSet, View};
 use isthmus_proto::type_url;
 use isthmus_xds::StreamEvents;
@@ -40,10 +41,10 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Kind {
-    entries: BTreeMap<Arc<str>, (Resource, Entry)>,
+    now: BTreeMap<Arc<str>, Resource>,
     set: Arc<ResourceSet>,
     /// What each name that changed since the last acceptance was before, and the version of its last change.
-    before: BTreeMap<Arc<str>, (u64, Option<Entry>)>,
+    before: BTreeMap<Arc<str>, (u64, Option<Resource>)>,
 }
 
 /// What Envoy refused, until it accepts something newer in its place.
@@ -68,21 +69,19 @@ impl Mirror {
     }
 
     /// Takes in a change of one type; types that are not Envoy's are passed over.
-    pub fn apply(&self, type_url: &str, upserts: &[Entry], removed: &[Arc<str>]) {
+    pub fn apply(&self, type_url: &str, upserts: &[(Arc<str>, Bytes)], removed: &[Arc<str>]) {
         let Some(url) = known(type_url) else { return };
         let mut state = self.0.state.lock();
         state.version += 1;
         let version = state.version;
         let kind = state.types.entry(url).or_default();
         for name in removed {
-            let old = kind.entries.remove(name).map(|(_, entry)| entry);
-            kind.changed(Arc::clone(name), version, old);
+            let old = kind.now.remove(name);
+            kind.changed(name, version, old);
         }
-        for entry in upserts {
-            let name: Arc<str> = entry.name.as_str().into();
-            let resource = Resource::new(Arc::clone(&name), entry.body.clone());
-            let old = kind.entries.insert(Arc::clone(&name), (resource, entry.clone()));
-            kind.changed(name, version, old.map(|(_, entry)| entry));
+        for (name, body) in upserts {
+            let old = kind.now.insert(Arc::clone(name), Resource::new(Arc::clone(name), body.clone()));
+            kind.changed(name, version, old);
         }
         self.publish(&mut state, url);
         drop(state);
@@ -92,7 +91,7 @@ impl Mirror {
             let before = refusal.names.len();
             refusal
                 .names
-                .retain(|name| !removed.contains(name) && !upserts.iter().any(|entry| *entry.name == **name));
+                .retain(|name| !removed.contains(name) && !upserts.iter().any(|(new, _)| new == name));
             refusal.names.len() < before
         });
     }
@@ -111,8 +110,7 @@ impl Mirror {
 
     fn publish(&self, state: &mut State, url: &'static str) {
         if let Some(kind) = state.types.get_mut(url) {
-            let resources = kind.entries.values().map(|(resource, _)| resource.clone()).collect();
-            kind.set = Arc::new(ResourceSet::new(resources));
+            kind.set = Arc::new(ResourceSet::new(kind.now.values().cloned().collect()));
         }
         let sets = state.types.iter().map(|(url, kind)| (*url, Arc::clone(&kind.set))).collect();
         self.0.views.send_replace(Arc::new(View { version: state.version, sets }));
@@ -120,19 +118,16 @@ impl Mirror {
 }
 
 impl Kind {
-    fn changed(&mut self, name: Arc<str>, version: u64, old: Option<Entry>) {
-        self.before.entry(name).or_insert((version, old)).0 = version;
+    fn changed(&mut self, name: &Arc<str>, version: u64, old: Option<Resource>) {
+        self.before.entry(Arc::clone(name)).or_insert((version, old)).0 = version;
     }
 
     /// Puts a name back to what it was when it was last accepted. Returns what that is.
-    fn put_back(&mut self, name: &Arc<str>) -> Option<Entry> {
+    fn put_back(&mut self, name: &Arc<str>) -> Option<Resource> {
         let good = self.before.remove(name).and_then(|(_, good)| good);
         match &good {
-            Some(good) => {
-                let resource = Resource::new(Arc::clone(name), good.body.clone());
-                self.entries.insert(Arc::clone(name), (resource, good.clone()));
-            }
-            None => drop(self.entries.remove(name)),
+            Some(good) => drop(self.now.insert(Arc::clone(name), good.clone())),
+            None => drop(self.now.remove(name)),
         }
         good
     }
@@ -160,7 +155,7 @@ impl StreamEvents for Mirror {
             kind.before.iter().filter(meant).map(|(name, _)| Arc::clone(name)).collect();
         for name in &named {
             match kind.put_back(name) {
-                Some(good) => self.0.cache.change(url, vec![good], &[]),
+                Some(good) => self.0.cache.change(url, vec![entry(&good)], &[]),
                 None => self.0.cache.change(url, Vec::new(), &[Arc::clone(name)]),
             }
         }
@@ -180,6 +175,12 @@ impl StreamEvents for Mirror {
     }
 }
 
+/// As the control plane would send it.
+fn entry(resource: &Resource) -> Entry {
+    let version = isthmus_xds::payload::version_text(resource.version);
+    Entry { name: resource.name.to_string(), version, body: resource.body.clone() }
+}
+
 fn known(type_url: &str) -> Option<&'static str> {
     TYPES.into_iter().find(|url| *url == type_url)
 }
@@ -195,13 +196,16 @@ fn says(text: &str, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::data::DataDir;
 
-    fn entry(name: &str, body: &'static str) -> Entry {
-        Entry { name: name.into(), version: body.into(), body: Bytes::from_static(body.as_bytes()) }
+    fn body(name: &str, body: &'static str) -> (Arc<str>, Bytes) {
+        (name.into(), Bytes::from_static(body.as_bytes()))
+    }
+
+    fn kept(name: &str, text: &'static str) -> Entry {
+        let (name, body) = body(name, text);
+        entry(&Resource::new(name, body))
     }
 
     fn mirror() -> (tempfile::TempDir, ResourceCache, Mirror) {
@@ -220,21 +224,21 @@ mod tests {
     fn what_envoy_refuses_goes_back_to_what_it_had_accepted() {
         let (_data, cache, mirror) = mirror();
         let url = type_url::CLUSTER;
-        mirror.apply(url, &[entry("a|b", "1"), entry("a|bc", "1")], &[]);
+        mirror.apply(url, &[body("a|b", "1"), body("a|bc", "1")], &[]);
         mirror.accepted(url, 1);
-        mirror.apply(url, &[entry("a|b", "2"), entry("a|bc", "2"), entry("new", "2")], &[]);
+        mirror.apply(url, &[body("a|b", "2"), body("a|bc", "2"), body("new", "2")], &[]);
         // Two bad forms in a row: the last good is older than both.
-        mirror.apply(url, &[entry("a|b", "3")], &[]);
-        cache.change(url, vec![entry("a|b", "3"), entry("a|bc", "2"), entry("new", "2")], &[]);
+        mirror.apply(url, &[body("a|b", "3")], &[]);
+        cache.change(url, vec![kept("a|b", "3"), kept("a|bc", "2"), kept("new", "2")], &[]);
         mirror.refused(url, 3, "Error adding/updating cluster(s) a|b: bad, new: bad too");
         let found = [("a|b".to_string(), Bytes::from("1")), ("a|bc".to_string(), Bytes::from("2"))];
         assert_eq!(seen(&mirror, url), found);
-        assert_eq!(cache.entries(url), [entry("a|b", "1"), entry("a|bc", "2")]);
+        assert_eq!(cache.entries(url), [kept("a|b", "1"), kept("a|bc", "2")]);
         let refusal = mirror.refusals().borrow()[url].clone();
         assert_eq!(refusal.names, ["a|b".into(), "new".into()]);
         // It stands until something else is tried under those names.
         mirror.accepted(url, 4);
-        mirror.apply(url, &[entry("a|b", "4")], &["new".into()]);
+        mirror.apply(url, &[body("a|b", "4")], &["new".into()]);
         mirror.accepted(url, 5);
         assert!(mirror.refusals().borrow().is_empty());
     }
@@ -242,8 +246,8 @@ mod tests {
     #[test]
     fn a_refusal_of_an_older_form_leaves_the_newer_one() {
         let (_data, _cache, mirror) = mirror();
-        mirror.apply(type_url::LISTENER, &[entry("l", "1")], &[]);
-        mirror.apply(type_url::LISTENER, &[entry("l", "2")], &[]);
+        mirror.apply(type_url::LISTENER, &[body("l", "1")], &[]);
+        mirror.apply(type_url::LISTENER, &[body("l", "2")], &[]);
         mirror.refused(type_url::LISTENER, 1, "l: bad");
         assert_eq!(seen(&mirror, type_url::LISTENER), [("l".to_string(), Bytes::from("2"))]);
     }
@@ -252,7 +256,7 @@ mod tests {
     fn a_type_that_never_came_is_not_served_and_an_empty_one_is() {
         let (_data, _cache, mirror) = mirror();
         mirror.apply(type_url::CLUSTER, &[], &[]);
-        mirror.apply(type_url::NAME_TABLE, &[entry("", "1")], &[]);
+        mirror.apply(type_url::NAME_TABLE, &[body("", "1")], &[]);
         let view = Arc::clone(&mirror.views().borrow());
         assert!(view.set(type_url::CLUSTER).unwrap().is_empty());
         assert!(view.set(type_url::LISTENER).is_none() && view.set(type_url::NAME_TABLE).is_none());

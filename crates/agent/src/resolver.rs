@@ -55,7 +55,7 @@ pub fn upstreams(resolvers: &Resolvers) -> Vec<SocketAddr> {
 pub(crate) async fn follow(
     path: PathBuf,
     resolvers: watch::Sender<Resolvers>,
-    dns: isthmus_dns::Handle,
+    dns: Vec<isthmus_dns::Handle>,
     stop: Signal,
 ) {
     loop {
@@ -73,7 +73,9 @@ pub(crate) async fn follow(
         });
         if changed {
             tracing::info!(servers = ?now.servers, "this host's resolvers changed");
-            dns.set_upstreams(upstreams(&now));
+            for server in &dns {
+                server.set_upstreams(upstreams(&now));
+            }
         }
     }
 }
@@ -94,7 +96,7 @@ mod tests {
             Server::bind(Config::new(vec![], vec![], Perspective::default()), metrics).await.unwrap();
         let (resolvers, mut seen) = watch::channel(Resolvers::parse("nameserver 192.0.2.1"));
         let drain = Drain::new();
-        let following = follow(path.clone(), resolvers, server.handle(), drain.signal());
+        let following = follow(path.clone(), resolvers, vec![server.handle()], drain.signal());
         let story = async {
             tokio::time::advance(GLANCE * 3).await;
             assert!(!seen.has_changed().unwrap());

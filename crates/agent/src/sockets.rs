@@ -5,7 +5,7 @@ mod authority;
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -39,8 +39,7 @@ impl Socket {
         let folder = absolute(&data.file(FOLDER));
         let path = folder.join(name);
         let io = |source| DataError::Io { path: path.clone(), source };
-        fs::create_dir_all(&folder).map_err(io)?;
-        fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(io)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(io)?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
             _ => {}

@@ -52,6 +52,8 @@ pub struct Config {
     pub dns: Dns,
     /// Sockets with this mark are the agent's own.
     pub mark: u32,
+    /// Sockets of this user are the agent's own too: a proxy that may not mark them runs as it.
+    pub user: Option<u32>,
     /// Whether IPv6 is captured too; off leaves it direct.
     pub ipv6: bool,
     /// Inbound ports that stay direct: SSH, so that a broken agent locks nobody out, and the agent's own.
@@ -74,6 +76,7 @@ impl Default for Config {
             dns_port: DNS_PORT,
             dns: Dns::Off,
             mark: MARK,
+            user: None,
             ipv6: true,
             direct_inbound: BTreeSet::from([22, 15008, 15020, 15021, 15090]),
             direct_outbound: BTreeSet::new(),

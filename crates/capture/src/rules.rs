@@ -98,11 +98,19 @@ fn dns_zone(text: &mut String, config: &Config) {
     line(text, format_args!(" chain dns_zone {{"));
     line(text, format_args!("  type filter hook output priority -300; policy accept;"));
     line(text, format_args!("  meta nfproto != @lease return"));
-    line(text, format_args!("  meta mark {:#x} return", config.mark));
+    for own in own(config) {
+        line(text, format_args!("  {own} return"));
+    }
     for matched in dns_matches(config) {
         line(text, format_args!("  {matched} ct original zone set 2"));
     }
     line(text, format_args!(" }}"));
+}
+
+/// What the agent's own sockets are known by.
+fn own(config: &Config) -> Vec<String> {
+    let user = config.user.map(|user| format!("meta skuid {user}"));
+    std::iter::once(format!("meta mark {:#x}", config.mark)).chain(user).collect()
 }
 
 /// Connections that were there before the rules go on: the first packet of theirs that the kernel tracks may be any, in either
@@ -110,7 +118,7 @@ fn dns_zone(text: &mut String, config: &Config) {
 const UNDER_WAY: &str = "tcp flags & (fin | syn | rst | ack) != syn";
 
 fn outbound(text: &mut String, config: &Config) {
-    let (mark, inbound) = (config.mark, config.inbound_port);
+    let inbound = config.inbound_port;
     line(text, format_args!(" chain outbound {{"));
     line(text, format_args!("  type nat hook output priority -100; policy accept;"));
     line(text, format_args!("  meta nfproto != @lease return"));
@@ -119,14 +127,16 @@ fn outbound(text: &mut String, config: &Config) {
     line(text, format_args!("  ip saddr {PROXY_SOURCE_V4} return"));
     line(text, format_args!("  ip6 saddr {PROXY_SOURCE_V6} return"));
     // An application's call to its own service, balanced back to this host: the proxy's connection goes in by the front.
-    line(
-        text,
-        format_args!(
-            "  meta mark {mark:#x} oifname \"lo\" ip daddr != 127.0.0.0/8 tcp dport != {{ 53, {inbound} }} \
-             tcp dport != @direct_inbound redirect to :{inbound}"
-        ),
-    );
-    line(text, format_args!("  meta mark {mark:#x} return"));
+    for own in own(config) {
+        line(
+            text,
+            format_args!(
+                "  {own} oifname \"lo\" ip daddr != 127.0.0.0/8 tcp dport != {{ 53, {inbound} }} \
+                 tcp dport != @direct_inbound redirect to :{inbound}"
+            ),
+        );
+        line(text, format_args!("  {own} return"));
+    }
     for matched in dns_matches(config) {
         line(text, format_args!("  {matched} redirect to :{}", config.dns_port));
     }
@@ -292,6 +302,16 @@ table inet isthmus {
 }
 "#;
         assert_eq!(install(&config, &Strict::ports([3306])), expected);
+    }
+
+    #[test]
+    fn a_proxy_may_be_known_by_its_user_instead() {
+        let config = Config { user: Some(1337), dns: Dns::All, ..Config::default() };
+        let text = install(&config, &Strict::default());
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("meta skuid 1337")).collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[1].contains("oifname \"lo\"") && lines[1].ends_with("redirect to :15006"), "{text}");
+        assert_eq!(lines[2], "  meta skuid 1337 return");
     }
 
     #[test]

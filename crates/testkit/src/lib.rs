@@ -1,5 +1,6 @@
 //! For tests only: a throw-away mesh CA, identities, log capture, free ports, hosts in namespaces.
 
+pub mod envoy;
 pub mod logs;
 pub mod mesh_ca;
 pub mod namespace;

@@ -65,7 +65,7 @@ fn put_key(out: &mut BytesMut, number: u64, length: usize) {
 
 /// 16 lower-case hexadecimal digits.
 #[must_use]
-pub(crate) fn version_text(version: u64) -> String {
+pub fn version_text(version: u64) -> String {
     format!("{version:016x}")
 }
 

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use isthmus_agent::health::Schedule;
-use isthmus_agent::{Agent, Config, Ports, Registration, Workload, enroll};
+use isthmus_agent::{Agent, Choice, Config, Ports, Registration, Workload, enroll};
 use isthmus_capture::Resolvers;
 use isthmus_lifecycle::{Drain, SystemClock};
 use isthmus_model::Locality;
@@ -58,6 +58,7 @@ impl Running {
             resolvers: Resolvers::default(),
             resolv_conf: None,
             capture: None,
+            proxy: Choice::Isthmus,
             probe: probed.map(|port| (schedule, format!("tcp:{port}").parse().unwrap())),
             alive: None,
             mark: None,

@@ -23,6 +23,7 @@ use isthmus_agent::secrets::Secrets;
 use isthmus_agent::sockets::Socket;
 use isthmus_agent::{DataDir, ResourceCache, ads};
 use isthmus_lifecycle::{Drain, TaskGroup};
+use isthmus_proto::resource::Resource;
 use isthmus_proto::type_url;
 use isthmus_testkit::MeshCa;
 use prost::Message;
@@ -84,9 +85,16 @@ async fn next<T>(stream: &mut Streaming<T>) -> T {
     tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap()
 }
 
-fn entry(name: &str, version: &str) -> Entry {
+fn cluster(name: &str, version: &str) -> (Arc<str>, Bytes) {
     let cluster = Cluster { name: name.into(), alt_stat_name: version.into(), ..Default::default() };
-    Entry { name: name.into(), version: version.into(), body: cluster.encode_to_vec().into() }
+    (name.into(), cluster.encode_to_vec().into())
+}
+
+/// As the control plane sends it, which the last-good cache remembers.
+fn entry((name, body): (Arc<str>, Bytes)) -> Entry {
+    let resource = Resource::new(name, body);
+    let version = isthmus_xds::payload::version_text(resource.version);
+    Entry { name: resource.name.to_string(), version, body: resource.body }
 }
 
 fn inline(source: Option<envoy_types::pb::envoy::config::core::v3::DataSource>) -> String {
@@ -144,7 +152,7 @@ async fn secrets_come_by_their_own_service_and_a_renewed_certificate_comes_by_it
 #[tokio::test]
 async fn both_dialects_get_the_newest_state_and_a_refusal_puts_the_last_good_back() {
     let local = Local::start();
-    local.mirror.apply(type_url::CLUSTER, &[entry("a", "1")], &[]);
+    local.mirror.apply(type_url::CLUSTER, &[cluster("a", "1")], &[]);
     let mut client = AggregatedDiscoveryServiceClient::new(channel(local.socket("xds")).await);
     let (world, requests) = mpsc::channel(4);
     let ask = DiscoveryRequest { node: node(), type_url: type_url::CLUSTER.into(), ..Default::default() };
@@ -166,8 +174,8 @@ async fn both_dialects_get_the_newest_state_and_a_refusal_puts_the_last_good_bac
     let first = next(&mut changes).await;
     delta.send(DeltaDiscoveryRequest { response_nonce: first.nonce, ..ask.clone() }).await.unwrap();
 
-    local.mirror.apply(type_url::CLUSTER, &[entry("a", "2"), entry("b", "1")], &[]);
-    local.cache.change(type_url::CLUSTER, vec![entry("a", "2"), entry("b", "1")], &[]);
+    local.mirror.apply(type_url::CLUSTER, &[cluster("a", "2"), cluster("b", "1")], &[]);
+    local.cache.change(type_url::CLUSTER, vec![entry(cluster("a", "2")), entry(cluster("b", "1"))], &[]);
     assert_eq!(next(&mut full).await.resources.len(), 2);
     let change = next(&mut changes).await;
     assert_eq!(change.resources.len(), 2);
@@ -179,8 +187,8 @@ async fn both_dialects_get_the_newest_state_and_a_refusal_puts_the_last_good_bac
     let change = next(&mut changes).await;
     assert_eq!(change.resources.len(), 1);
     let body = change.resources[0].resource.clone().unwrap().value;
-    assert_eq!(Bytes::from(body), entry("a", "1").body);
-    assert_eq!(local.cache.entries(type_url::CLUSTER), [entry("a", "1"), entry("b", "1")]);
+    assert_eq!(Bytes::from(body), cluster("a", "1").1);
+    assert_eq!(local.cache.entries(type_url::CLUSTER), [entry(cluster("a", "1")), entry(cluster("b", "1"))]);
     local.stop();
 }
 
@@ -192,7 +200,7 @@ async fn a_cluster_may_name_files_and_nothing_that_is_not_here() {
         CommonTlsContext, SdsSecretConfig, UpstreamTlsContext,
     };
     let local = Local::start();
-    let cluster = |name: &str| {
+    let with_roots = |name: &str| {
         let roots = SdsSecretConfig { name: name.into(), ..Default::default() };
         let common = CommonTlsContext {
             validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(roots)),
@@ -207,13 +215,13 @@ async fn a_cluster_may_name_files_and_nothing_that_is_not_here() {
     let file = local.data.path().join("roots.pem");
     std::fs::write(&file, local.ca.roots_pem()).unwrap();
     let name = format!("file-root:{}", file.display());
-    assert_eq!(local.secrets.provide(&cluster("default")), Ok(()));
-    assert_eq!(local.secrets.provide(&cluster(&name)), Ok(()));
+    assert_eq!(local.secrets.provide(&with_roots("default")), Ok(()));
+    assert_eq!(local.secrets.provide(&with_roots(&name)), Ok(()));
     let view = Arc::clone(&local.secrets.views().borrow());
     assert!(view.set(type_url::SECRET).unwrap().get(&name).is_some());
-    let missing = local.secrets.provide(&cluster("file-root:/no/such")).unwrap_err();
+    let missing = local.secrets.provide(&with_roots("file-root:/no/such")).unwrap_err();
     assert!(missing.contains("/no/such: No such file"), "{missing}");
-    assert!(local.secrets.provide(&cluster("kubernetes://x")).unwrap_err().contains("not held here"));
+    assert!(local.secrets.provide(&with_roots("kubernetes://x")).unwrap_err().contains("not held here"));
     local.stop();
 }
 
