@@ -5,6 +5,7 @@
 mod grpc;
 mod joining;
 mod kubernetes;
+mod on_demand;
 mod plane;
 mod preview;
 mod replicas;
