@@ -16,6 +16,7 @@ use std::sync::Arc;
 use isthmus_apiserver::{ApiServer, Config};
 use isthmus_lifecycle::{Drain, TaskGroup};
 use isthmus_store::EmbeddedStore;
+use isthmus_testkit::Kubernetes;
 use serde_json::Value;
 
 /// What every step of the script answered, made comparable.
@@ -65,9 +66,9 @@ async fn this_server_answers_as_kubernetes_does() {
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();
-    let expected = match real::Kubernetes::start().await {
+    let expected = match Kubernetes::start() {
         Some(kubernetes) => {
-            let theirs = play(&kubernetes.client().await).await;
+            let theirs = play(&real::client(&kubernetes).await).await;
             if theirs != recorded {
                 let lines: Vec<String> =
                     theirs.iter().map(|step| serde_json::to_string(step).expect("JSON")).collect();

@@ -6,6 +6,7 @@ mod grpc;
 mod joining;
 mod kubernetes;
 mod on_demand;
+mod pilot_agent;
 mod plane;
 mod preview;
 mod replicas;

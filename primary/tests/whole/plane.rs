@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,17 +70,21 @@ impl Site {
         self.dir.path().join("data").join(name)
     }
 
-    /// The command line, every port left to the system.
+    /// The command line of a standalone one, every port left to the system.
     pub(crate) fn flags(&self) -> Vec<String> {
+        self.flags_with(&["--standalone", "--api-address", "127.0.0.1:0"])
+    }
+
+    /// The command line with what says where the API server is.
+    fn flags_with(&self, source: &[&str]) -> Vec<String> {
         let folder = |name: &str| self.dir.path().join(name).display().to_string();
-        let mut flags: Vec<String> =
-            ["isthmus-primary", "--standalone", "--advertise", "127.0.0.1"].map(String::from).into();
+        let mut flags: Vec<String> = ["isthmus-primary", "--advertise", "127.0.0.1"].map(String::from).into();
+        flags.extend(source.iter().map(|flag| (*flag).to_string()));
         for (flag, value) in [
             ("--cluster", self.cluster.to_string()),
             ("--network", self.cluster.to_string()),
             ("--data-dir", folder("data")),
             ("--cacerts", folder("cacerts")),
-            ("--api-address", "127.0.0.1:0".to_string()),
             ("--grpc-address", "127.0.0.1:0".to_string()),
             ("--monitoring-address", "127.0.0.1:0".to_string()),
         ] {
@@ -102,6 +106,8 @@ pub(crate) struct Plane {
     pub(crate) admin: Cluster,
     /// Where xDS, joining and federation are.
     pub(crate) grpc: SocketAddr,
+    /// Where metrics, readiness and, beside Kubernetes, the debug pages are.
+    pub(crate) monitoring: SocketAddr,
     drain: Drain,
     tasks: TaskGroup,
 }
@@ -121,13 +127,24 @@ impl Plane {
         let mut flags = site.flags();
         flags.extend(more.iter().map(|flag| (*flag).to_string()));
         let app = Box::pin(App::build(Config::try_parse_from(flags).unwrap())).await.unwrap();
-        let (grpc, drain) = (app.addresses().grpc, app.drain());
+        let admin = site.admin().await;
+        Self::serving(app, site, admin)
+    }
+
+    /// Beside Kubernetes, as whom the kubeconfig says.
+    pub(crate) async fn beside(site: Site, kubeconfig: &Path, admin: Cluster) -> Self {
+        let flags = site.flags_with(&["--kubeconfig", &kubeconfig.display().to_string()]);
+        let app = Box::pin(App::build(Config::try_parse_from(flags).unwrap())).await.unwrap();
+        Self::serving(app, site, admin)
+    }
+
+    fn serving(app: App, site: Site, admin: Cluster) -> Self {
+        let (addresses, drain) = (app.addresses(), app.drain());
         let tasks = TaskGroup::new("test", Drain::new());
         tasks.spawn("control plane", OnFailure::Log, async move {
             app.run().await.map_err(|error| format!("{error:#}"))
         });
-        let admin = site.admin().await;
-        Self { site, admin, grpc, drain, tasks }
+        Self { site, admin, grpc: addresses.grpc, monitoring: addresses.monitoring, drain, tasks }
     }
 
     /// Stops it and waits until it has.
@@ -165,7 +182,11 @@ impl Plane {
 
 /// A connection with the control plane of a cluster.
 pub(crate) async fn channel(address: SocketAddr, cluster: &str, identity: &Identity) -> Channel {
-    let name = format!("default.{cluster}.federation.isthmus.internal");
+    channel_to(address, format!("default.{cluster}.federation.isthmus.internal"), identity).await
+}
+
+/// A connection with a server that must prove this name.
+pub(crate) async fn channel_to(address: SocketAddr, name: String, identity: &Identity) -> Channel {
     let expected = Expected::ServerName(name.as_str().into());
     let tls = client_config(identity, expected, &[b"h2"], ClientCertificate::Send);
     let name = ServerName::try_from(name).unwrap();

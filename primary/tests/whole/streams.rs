@@ -29,8 +29,17 @@ pub(crate) struct Stream {
 impl Stream {
     /// Opens a stream and waits for the first clusters; tries again, as agents do, while the control plane still reads its configuration.
     pub(crate) async fn open(channel: &Channel, node: &Node) -> Result<Self, Status> {
+        Self::open_with(channel, node, None).await
+    }
+
+    /// The same with a bearer token.
+    pub(crate) async fn open_with(
+        channel: &Channel,
+        node: &Node,
+        bearer: Option<&str>,
+    ) -> Result<Self, Status> {
         until("the control plane's first snapshot", || async {
-            match Self::attempt(channel, node).await {
+            match Self::attempt(channel, node, bearer).await {
                 Err(status) if status.code() == Code::Unavailable => None,
                 outcome => Some(outcome),
             }
@@ -38,7 +47,7 @@ impl Stream {
         .await
     }
 
-    async fn attempt(channel: &Channel, node: &Node) -> Result<Self, Status> {
+    async fn attempt(channel: &Channel, node: &Node, bearer: Option<&str>) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(8);
         let first = DeltaDiscoveryRequest {
             node: Some(node.clone()),
@@ -47,7 +56,11 @@ impl Stream {
         };
         requests.send(first).await.unwrap();
         let mut client = AggregatedDiscoveryServiceClient::new(channel.clone());
-        let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await?.into_inner();
+        let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
+        if let Some(bearer) = bearer {
+            request.metadata_mut().insert("authorization", format!("Bearer {bearer}").parse().unwrap());
+        }
+        let responses = client.delta_aggregated_resources(request).await?.into_inner();
         let mut stream = Self { requests, responses, names: BTreeMap::new() };
         stream.next().await?;
         Ok(stream)
