@@ -70,6 +70,31 @@ async fn mutual_tls_crosses_a_gateway_end_to_end() {
 }
 
 #[tokio::test]
+async fn a_gateway_tells_what_it_relays_and_from_which_network() {
+    let border = border(Limits::default()).await;
+    let range = ("127.0.0.0/8".parse().unwrap(), "east".parse().unwrap());
+    border.gateway.proxy.name_networks(isthmus_proxy::Networks::new(vec![range]));
+    let mut stream = border.client.capture(VIP.parse().unwrap()).await;
+    stream.write_all(b"stars").await.unwrap();
+    let mut answer = [0; 5];
+    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer).await.unwrap();
+
+    let page = border.gateway.proxy.flows_json();
+    assert_eq!(page["open"], 1, "{page}");
+    let flow = &page["flows"][0];
+    assert_eq!((flow["sourceNetwork"].as_str(), flow["serverName"].as_str()), (Some("east"), Some(SNI)));
+    assert_eq!(flow["service"], "reviews.default.svc.cluster.local", "{flow}");
+    let moved = |way: &str| flow[way].as_u64().unwrap();
+    assert!(moved("received") > 200 && moved("sent") > 200, "a handshake and some bytes: {flow}");
+
+    drop(stream);
+    let network = ["source_network=\"east\""];
+    border.gateway.counted("istio_tcp_connections_closed_total", &network, 1).await;
+    assert_eq!(border.gateway.proxy.flows_json()["open"], 0);
+    assert_eq!(border.workload.count("istio_tcp_connections_opened_total", &["source_network"]), 0);
+}
+
+#[tokio::test]
 async fn much_data_crosses_a_gateway_unharmed() {
     let border = border(Limits::default()).await;
     // More than pipes and socket buffers hold, in both directions at once.
