@@ -87,8 +87,8 @@ impl App {
         let authority = Arc::new(Authority::load(&config.cacerts, policy).context("--cacerts")?);
         let serving = Arc::new(Serving::issue(&config, Arc::clone(&authority), clock.now())?);
         // A port of 0 is the system's choice: from here on everybody is told the one that it chose.
-        let grpc = listener::bind(&mut config.grpc_address, "--grpc-address").await?;
-        let monitoring = listener::bind(&mut config.monitoring_address, "--monitoring-address").await?;
+        let grpc = listener::bind(&mut config.grpc_address, "--grpc-address")?;
+        let monitoring = listener::bind(&mut config.monitoring_address, "--monitoring-address")?;
         let source = Source::build(&mut config, &clock, &tasks).await?;
         let addresses = Addresses {
             api: source.is_standalone().then_some(config.api_address),
@@ -119,6 +119,10 @@ impl App {
         links.start(pipeline.snapshots(), &tasks);
 
         let views = Views::new(Translator::new(mesh_settings(&config)), pipeline.snapshots());
+        pipeline.paced_by({
+            let views = views.clone();
+            move || views.streams()
+        });
         let registrar = registrar(&config, &source, &clock, &tasks);
         let callers = Callers { cluster: cluster.clone(), trust_domain: config.trust_domain.clone() };
         let clients = Clients {

@@ -166,16 +166,30 @@ impl Links {
         Ok(())
     }
 
+    /// States what is exported, while there is anybody to be told. Reading it out of a snapshot costs the more the larger the mesh is:
+    /// while changes keep coming, it takes a tenth of a core.
     async fn export(self, mut snapshots: value::Receiver<Arc<Snapshot>>, stop: Signal) {
+        let mut links = self.hub.status_moved();
+        let mut stated = None;
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            links.borrow_and_update();
+            let mut rest = Duration::ZERO;
             // Unknown is not empty: nothing is said of ourselves before everything has been read.
-            if snapshot.is_complete() {
+            if snapshot.is_complete() && stated != Some(snapshot.number) && !self.hub.status().is_empty() {
+                let began = Instant::now();
                 self.hub.set_exports(&exports(&snapshot, &self.own), &own_gateways(&snapshot, &self.own));
+                stated = Some(snapshot.number);
+                rest = began.elapsed() * 9;
+            }
+            tokio::select! {
+                () = stop.stopping() => return,
+                () = tokio::time::sleep(rest) => {}
             }
             tokio::select! {
                 () = stop.stopping() => return,
                 changed = snapshots.changed() => if changed.is_err() { return },
+                moved = links.changed() => if moved.is_err() { return },
             }
         }
     }

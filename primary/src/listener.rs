@@ -5,19 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use isthmus_lifecycle::{OnFailure, Signal, TaskGroup};
-use tokio::net::{TcpListener, TcpStream};
+use isthmus_lifecycle::{Signal, TaskGroup};
+use isthmus_tls::PeerCertificate;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::server::TlsStream;
 use tower::Service as _;
 
 use crate::caller::{Bearer, Peer};
 
 /// A handshake that takes longer is a stranger's or a dead host's.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at once; more wait in the kernel's backlog, so that a flood cannot take all memory.
-const HANDSHAKES: usize = 128;
+/// Handshakes at once for each core; more wait in the kernel's backlog. A handshake is work for a core: with many more under way than
+/// cores, all would end late, and a flood would take all memory.
+const HANDSHAKES_PER_CORE: usize = 16;
+/// Connections that may wait to be accepted: all proxies of a control plane reconnect at once when it comes back. The kernel bounds it by
+/// `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+/// Encrypted bytes that wait for a client's socket; rustls takes 64 KiB unless told otherwise, for each of a thousand slow clients.
+const UNSENT: usize = 32 * 1024;
 /// Istio's keepalive: ping after 30 s of silence, give up after 10 s more.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
@@ -25,12 +34,17 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 ///
 /// # Errors
 /// When one cannot listen there; the error names the flag.
-pub async fn bind(address: &mut SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(*address)
-        .await
-        .with_context(|| format!("{flag} {address}: cannot listen there"))?;
+pub fn bind(address: &mut SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listener = listen(*address).with_context(|| format!("{flag} {address}: cannot listen there"))?;
     *address = listener.local_addr()?;
     Ok(listener)
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Accepts until told to stop, then lets open connections finish.
@@ -44,7 +58,8 @@ pub async fn serve(
     tasks: TaskGroup,
 ) -> std::io::Result<()> {
     let stop = tasks.signal();
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let handshakes = Arc::new(Semaphore::new(cores * HANDSHAKES_PER_CORE));
     loop {
         let permit = tokio::select! {
             biased; // stopping beats accepting
@@ -66,41 +81,53 @@ pub async fn serve(
             }
         };
         let (tls, routes, stop) = (Arc::clone(&tls), routes.clone(), stop.clone());
-        tasks.spawn("connection", OnFailure::Log, async move {
-            connection(stream, address, &tls, routes, stop, permit).await;
-            Ok::<(), std::convert::Infallible>(())
+        let connections = tasks.clone();
+        tasks.spawn_many(async move {
+            let Some((stream, certificate)) = Box::pin(handshake(stream, address, &tls)).await else {
+                return;
+            };
+            drop(permit);
+            // A task of its own: what the handshake needed is not kept for as long as the connection lives.
+            connections.spawn_many(connection(stream, address, certificate, routes, stop));
         });
     }
 }
 
-async fn connection(
+async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
     tls: &Arc<rustls::ServerConfig>,
-    routes: axum::Router,
-    stop: Signal,
-    permit: Result<tokio::sync::OwnedSemaphorePermit, tokio::sync::AcquireError>,
-) {
+) -> Option<(TlsStream<TcpStream>, Option<PeerCertificate>)> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%address, %error, "TCP_NODELAY not set");
     }
-    let (stream, certificate) = match isthmus_tls::accept(stream, tls, HANDSHAKE).await {
-        Ok(accepted) => accepted,
+    match isthmus_tls::accept(stream, tls, HANDSHAKE).await {
+        Ok((mut stream, certificate)) => {
+            stream.get_mut().1.set_buffer_limit(Some(UNSENT));
+            Some((stream, certificate))
+        }
         Err(error) => {
             tracing::info!(%address, %error, "control-plane client refused");
-            return;
+            None
         }
-    };
-    drop(permit);
+    }
+}
+
+async fn connection(
+    stream: TlsStream<TcpStream>,
+    address: SocketAddr,
+    certificate: Option<PeerCertificate>,
+    routes: axum::Router,
+    stop: Signal,
+) {
     let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         let bearer = Bearer::of(request.headers());
         request.extensions_mut().insert(Peer { certificate: certificate.clone(), address, bearer });
         let mut routes = routes.clone();
         async move { routes.call(request).await }
     });
-    let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new()).http2_only();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
-        .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1)

@@ -138,15 +138,34 @@ impl Nodes for Clients {
         let kind = proxy.kind.as_str();
         tracing::info!(kind, name = %proxy.name, namespace = %proxy.namespace, network = %proxy.network, "proxy connected");
         let views = self.views.open(arrival.stream, proxy);
-        let (send, receive) = mpsc::channel(REPORTS);
-        let life = Life {
-            registrar: self.registrar.clone(),
-            registered,
-            views: self.views.clone(),
-            stream: arrival.stream,
+        let (stream, open) = (arrival.stream, self.views.clone());
+        let events: Box<dyn StreamEvents> = match registered {
+            None => Box::new(Unregistered { views: open, stream }),
+            Some(registered) => {
+                let (send, receive) = mpsc::channel(REPORTS);
+                let life = Life { registrar: self.registrar.clone(), registered, views: open, stream };
+                self.tasks.spawn("stream's life", OnFailure::Log, life.run(receive));
+                Box::new(Events(send))
+            }
         };
-        self.tasks.spawn("stream's life", OnFailure::Log, life.run(receive));
-        Ok(Session { views, events: Box::new(Events(send)) })
+        Ok(Session { views, events })
+    }
+}
+
+/// Events of a stream that nothing was written for: its workload is somebody else's object.
+struct Unregistered {
+    views: Views,
+    stream: u64,
+}
+
+impl StreamEvents for Unregistered {
+    fn refused(&self, type_url: &str, _: u64, error: &str) {
+        tracing::warn!(type_url, error, "a proxy refused its configuration");
+    }
+
+    fn closed(&self, reason: &Closed) {
+        tracing::debug!(%reason, "stream closed");
+        self.views.close(self.stream);
     }
 }
 
@@ -172,28 +191,26 @@ impl StreamEvents for Events {
 /// One stream's workload, from registration to its end.
 struct Life {
     registrar: Registrar,
-    registered: Option<Registered>,
+    registered: Registered,
     views: Views,
     stream: u64,
 }
 
 impl Life {
     async fn run(self, mut reports: mpsc::Receiver<HealthReport>) -> Result<(), std::convert::Infallible> {
+        let registered = self.registered;
         while let Some(report) = reports.recv().await {
-            let Some(registered) = &self.registered else { continue };
             let (healthy, message) = match report {
                 HealthReport::Healthy => (true, String::new()),
                 HealthReport::Unhealthy(message) => (false, message),
             };
             tracing::info!(object = %registered.object(), healthy, message, "workload reports its health");
-            if let Err(error) = self.registrar.health(registered, healthy, &message).await {
+            if let Err(error) = self.registrar.health(&registered, healthy, &message).await {
                 tracing::warn!(object = %registered.object(), %error, "health not written");
             }
         }
         self.views.close(self.stream);
-        if let Some(registered) = self.registered {
-            self.registrar.disconnect(registered);
-        }
+        self.registrar.disconnect(registered);
         Ok(())
     }
 }

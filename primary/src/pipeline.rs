@@ -1,5 +1,7 @@
 //! Sources to snapshots: one task owns the registry; events come in by channels, snapshots go out by a watch.
 
+mod pace;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -12,22 +14,30 @@ use isthmus_model::{ClusterId, Hostname, PeerChange};
 use isthmus_registry::{Registry, Snapshot};
 use isthmus_resources::Event;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::files;
+use pace::Pace;
 
 /// Events that arrive within this time of each other make one snapshot. Short: a single change is told at once.
 const QUIET: Duration = Duration::from_millis(5);
-/// Even under a constant stream of events a snapshot is made this often.
-const AT_MOST: Duration = Duration::from_millis(50);
+/// Even when events keep coming, the first of them waits no longer than this, unless snapshots follow each other fast ([`pace`]).
+const AT_MOST: Duration = Duration::from_millis(20);
 
 /// The task that owns the registry.
-#[derive(Debug)]
 pub struct Pipeline {
     registry: Registry,
     allocations: PathBuf,
     events: mpsc::Receiver<Event>,
     peers: mpsc::Receiver<(ClusterId, PeerChange)>,
     out: watch::Sender<Arc<Snapshot>>,
+    streams: Box<dyn Fn() -> usize + Send>,
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("registry", &self.registry).finish_non_exhaustive()
+    }
 }
 
 impl Pipeline {
@@ -51,13 +61,18 @@ impl Pipeline {
             registry.allocator_mut().restore(kept);
         }
         let out = watch::Sender::new(registry.snapshot());
-        Ok(Self { registry, allocations, events, peers, out })
+        Ok(Self { registry, allocations, events, peers, out, streams: Box::new(|| 0) })
     }
 
     /// Snapshots as they are published.
     #[must_use]
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.out.subscribe()
+    }
+
+    /// Says how many streams each snapshot goes to: the more, the further apart snapshots are while changes keep coming.
+    pub fn paced_by(&mut self, streams: impl Fn() -> usize + Send + 'static) {
+        self.streams = Box::new(streams);
     }
 
     /// Knows of a link before its peer speaks.
@@ -70,6 +85,7 @@ impl Pipeline {
     /// # Errors
     /// When allocations cannot be stored: going on would hand out addresses that a restart forgets.
     pub async fn run(mut self, stop: Signal) -> anyhow::Result<()> {
+        let mut pace = Pace::new();
         loop {
             let more = tokio::select! {
                 biased; // stopping beats working
@@ -79,14 +95,18 @@ impl Pipeline {
             if !more {
                 return Ok(());
             }
-            let deadline = tokio::time::Instant::now() + AT_MOST;
-            while tokio::time::Instant::now() < deadline {
-                match tokio::time::timeout(QUIET, self.next()).await {
-                    Ok(true) => {}
-                    Ok(false) | Err(_) => break,
+            let earliest = pace.earliest();
+            let latest = earliest.max(Instant::now() + AT_MOST);
+            loop {
+                let until = earliest.max(Instant::now() + QUIET).min(latest);
+                match tokio::time::timeout_at(until, self.next()).await {
+                    Ok(true) if Instant::now() < latest => {}
+                    _ => break,
                 }
             }
-            self.publish()?;
+            if self.publish()? {
+                pace.made((self.streams)());
+            }
         }
     }
 
@@ -109,15 +129,15 @@ impl Pipeline {
         true
     }
 
-    fn publish(&mut self) -> anyhow::Result<()> {
+    /// Makes a snapshot; false when nothing that a proxy could see changed.
+    fn publish(&mut self) -> anyhow::Result<bool> {
         let published = self.registry.publish();
         if self.registry.allocator_mut().take_changed() {
             let text = serde_json::to_vec_pretty(self.registry.allocator().assignments())?;
             files::write(&self.allocations, &text)?;
         }
-        if let Some((snapshot, _)) = published {
-            self.out.send_replace(snapshot);
-        }
-        Ok(())
+        let Some((snapshot, _)) = published else { return Ok(false) };
+        self.out.send_replace(snapshot);
+        Ok(true)
     }
 }

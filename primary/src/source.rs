@@ -32,7 +32,7 @@ impl Source {
         tasks: &TaskGroup,
     ) -> anyhow::Result<Self> {
         if config.standalone {
-            let listener = listener::bind(&mut config.api_address, "--api-address").await?;
+            let listener = listener::bind(&mut config.api_address, "--api-address")?;
             let standalone = Standalone::build(config, listener, Arc::clone(clock), tasks).await?;
             return Ok(Self::Standalone(Box::new(standalone)));
         }

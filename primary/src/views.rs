@@ -49,6 +49,12 @@ impl Views {
         receiver
     }
 
+    /// How many streams are open.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.0.open.lock().len()
+    }
+
     /// Forgets a stream.
     pub fn close(&self, stream: u64) {
         self.0.open.lock().remove(&stream);

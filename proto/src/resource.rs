@@ -47,6 +47,17 @@ impl ResourceSet {
         Self { sorted: resources }
     }
 
+    /// The same names with other bodies for some of them; none when one of those is not there.
+    #[must_use]
+    pub fn replaced(&self, changed: impl IntoIterator<Item = Resource>) -> Option<Self> {
+        let mut sorted = self.sorted.clone();
+        for resource in changed {
+            let at = sorted.binary_search_by(|known| known.name.cmp(&resource.name)).ok()?;
+            sorted[at] = resource;
+        }
+        Some(Self { sorted })
+    }
+
     /// The resource of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Resource> {
@@ -111,5 +122,14 @@ mod tests {
         assert_eq!(set.len(), 2);
         assert_eq!(set.get("b").unwrap().body, Bytes::from_static(b"new"));
         assert!(set.get("c").is_none());
+    }
+
+    #[test]
+    fn a_body_is_replaced_and_a_name_is_not_added() {
+        let resource = |name: &str, body: &'static [u8]| Resource::new(name, Bytes::from_static(body));
+        let old = ResourceSet::new(vec![resource("a", b"1"), resource("b", b"2")]);
+        let new = old.replaced([resource("b", b"3")]).unwrap();
+        assert_eq!(new, ResourceSet::new(vec![resource("a", b"1"), resource("b", b"3")]));
+        assert!(old.replaced([resource("c", b"3")]).is_none());
     }
 }
