@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::routing::get;
 use isthmus_ca::{Authority, Policy};
-use isthmus_envoy::{ControlPlane, MeshSettings, OutboundPolicy, Translator};
+use isthmus_envoy::{ControlPlane, Defaults, MeshSettings, OutboundPolicy, Translator};
 use isthmus_kube::Cluster;
 use isthmus_kube::controllers;
 use isthmus_kube::mesh::{MeshInfo, SYSTEM_NAMESPACE};
@@ -278,6 +278,7 @@ fn mesh_settings(config: &Config) -> MeshSettings {
         domain: "cluster.local".to_string(),
         control_plane: ControlPlane { names, addresses: config.control_plane_addresses() },
         outbound_policy: OutboundPolicy::AllowAny,
+        defaults: Defaults::default(),
     }
 }
 

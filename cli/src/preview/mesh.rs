@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use isthmus_envoy::{ControlPlane, MeshSettings, OutboundPolicy};
+use isthmus_envoy::{ControlPlane, Defaults, MeshSettings, OutboundPolicy};
 use isthmus_model::{ClusterId, Namespace, NetworkId, TrustDomain};
 use isthmus_registry::{CONFIG_KINDS, CORE_KINDS, MeshOptions, Registry, Settings, Snapshot};
 use isthmus_resources::istio::OutboundMode;
@@ -44,6 +44,12 @@ pub(super) fn settings(config: &MeshConfig, cluster: &ClusterId) -> MeshSettings
         outbound_policy: match config.outbound_traffic_policy.map(|policy| policy.mode) {
             Some(OutboundMode::RegistryOnly) => OutboundPolicy::RegistryOnly,
             _ => OutboundPolicy::AllowAny,
+        },
+        defaults: Defaults {
+            connect_timeout: config.connect_timeout,
+            keepalive: config.tcp_keepalive.clone(),
+            locality: config.locality_lb_setting.clone(),
+            plain: config.enable_auto_mtls == Some(false),
         },
     }
 }

@@ -1,7 +1,7 @@
 //! Encode once: resources by their exact inputs.
 //!
 //! Inputs are shared by `Arc`, so a key holds their addresses; the entry keeps the inputs alive, so that an address cannot come
-//! to mean another input. Entries that two generations did not ask for are dropped.
+//! to mean another input. What nobody else holds and two generations did not ask for is dropped when the cache has doubled.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -10,6 +10,9 @@ use std::sync::Arc;
 
 use isthmus_proto::resource::Resource;
 
+/// Entries below which a cache is not swept.
+const SMALL: usize = 256;
+
 /// Inputs that an entry keeps alive.
 pub(crate) type Pins = Vec<Arc<dyn Any + Send + Sync>>;
 
@@ -17,6 +20,7 @@ pub(crate) type Pins = Vec<Arc<dyn Any + Send + Sync>>;
 pub(crate) struct Cache<K> {
     entries: HashMap<K, Entry>,
     generation: u64,
+    sweep_at: usize,
     /// How often something was encoded: what tests count.
     pub(crate) encoded: u64,
 }
@@ -29,7 +33,7 @@ struct Entry {
 
 impl<K> Default for Cache<K> {
     fn default() -> Self {
-        Self { entries: HashMap::new(), generation: 0, encoded: 0 }
+        Self { entries: HashMap::new(), generation: 0, sweep_at: SMALL, encoded: 0 }
     }
 }
 
@@ -53,7 +57,12 @@ impl<K: Eq + Hash> Cache<K> {
             return;
         }
         self.generation = generation;
-        self.entries.retain(|_, entry| entry.used + 2 >= generation);
+        if self.entries.len() < self.sweep_at {
+            return;
+        }
+        // A class that is asked for later finds what others hold.
+        self.entries.retain(|_, entry| entry.used + 2 >= generation || !entry.resource.body.is_unique());
+        self.sweep_at = (self.entries.len() * 2).max(SMALL);
     }
 }
 

@@ -61,6 +61,13 @@ impl Class {
         }
     }
 
+    /// This class in no namespace in particular: classes that are alike get the same of a service that no route, rule or Sidecar of one of
+    /// their namespaces touches.
+    pub(crate) fn anywhere(&self) -> Self {
+        let namespace = Namespace::new("any").unwrap_or_else(|_| self.namespace.clone());
+        Self { namespace, ..self.clone() }
+    }
+
     /// The value that a failover label has for this class of proxies, topology included.
     pub(crate) fn label(&self, key: &str) -> &str {
         match key {

@@ -1,5 +1,6 @@
 //! Clusters: one service port (or subset of it) as a client or a gateway dials it.
 
+mod balance;
 pub(crate) mod fixed;
 pub(crate) mod outlier;
 pub(crate) mod tls;
@@ -18,7 +19,7 @@ use envoy_types::pb::envoy::r#type::v3::Percent;
 use isthmus_model::{Endpoint, Hostname, Location, Protocol, Resolution, ServicePort, Source};
 use isthmus_proto::resource::Resource;
 use isthmus_registry::MeshService;
-use isthmus_resources::istio::{ClientTlsMode, ConnectionPool, ProxyProtocol, ProxyVersion, SimpleLb};
+use isthmus_resources::istio::{ClientTlsMode, ConnectionPool, ProxyProtocol, ProxyVersion};
 use isthmus_sni::ServiceName;
 use prost::Message;
 
@@ -99,14 +100,14 @@ pub(crate) fn outbound(target: Target<'_>, rule: Option<&Rule>, endpoints: &[End
     let mut cluster = pb::Cluster {
         name: name.clone(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery as i32)),
-        connect_timeout: Some(duration(connect_timeout(policy.pool))),
+        connect_timeout: Some(duration(connect_timeout(&policy))),
         circuit_breakers: Some(breakers(policy.pool)),
-        lb_policy: balancing(&policy) as i32,
         outlier_detection: policy.outlier.map(outlier::detection),
         common_lb_config: Some(common_balancing(&policy, target.service)),
-        upstream_connection_options: keepalive(policy.pool),
+        upstream_connection_options: keepalive(&policy),
         ..Default::default()
     };
+    balance::apply(&mut cluster, &policy);
     match discovery {
         DiscoveryType::Eds => {
             cluster.eds_cluster_config =
@@ -114,6 +115,7 @@ pub(crate) fn outbound(target: Target<'_>, rule: Option<&Rule>, endpoints: &[End
         }
         DiscoveryType::OriginalDst => {
             cluster.lb_policy = LbPolicy::ClusterProvided as i32;
+            cluster.lb_config = None;
             cluster.outlier_detection = None;
             cluster.common_lb_config = None;
         }
@@ -156,7 +158,7 @@ fn secure(cluster: &mut pb::Cluster, target: Target<'_>, policy: &Effective<'_>,
         };
         return;
     }
-    if service.service.location == Location::MeshExternal {
+    if service.service.location == Location::MeshExternal || policy.mesh.is_some_and(|mesh| mesh.plain) {
         return;
     }
     if cluster.lb_policy == LbPolicy::ClusterProvided as i32 {
@@ -192,8 +194,10 @@ fn announce(cluster: &mut pb::Cluster, header: ProxyProtocol) {
     }
 }
 
-pub(crate) fn connect_timeout(pool: Option<&ConnectionPool>) -> Duration {
-    pool.and_then(|pool| pool.tcp.as_ref()?.connect_timeout)
+pub(crate) fn connect_timeout(policy: &Effective<'_>) -> Duration {
+    let own = policy.pool.and_then(|pool| pool.tcp.as_ref()?.connect_timeout);
+    own.filter(|timeout| !timeout.0.is_zero())
+        .or(policy.mesh.and_then(|mesh| mesh.connect_timeout))
         .map(|timeout| timeout.0)
         .filter(|timeout| !timeout.is_zero())
         .unwrap_or(CONNECT_TIMEOUT)
@@ -219,23 +223,12 @@ pub(crate) fn breakers(pool: Option<&ConnectionPool>) -> pb::CircuitBreakers {
     }
 }
 
-fn balancing(policy: &Effective<'_>) -> LbPolicy {
-    match policy.balancer.and_then(|balancer| balancer.simple).unwrap_or_default() {
-        SimpleLb::Random => LbPolicy::Random,
-        SimpleLb::RoundRobin => LbPolicy::RoundRobin,
-        // PASSTHROUGH needs an ORIGINAL_DST cluster, which a named service never needs here
-        SimpleLb::Unspecified | SimpleLb::LeastConn | SimpleLb::LeastRequest | SimpleLb::Passthrough => {
-            LbPolicy::LeastRequest
-        }
-    }
-}
-
 /// Panic is off: an endpoint that is known to be bad gets nothing, however many there are. Weighted localities only where shares
 /// are asked for.
 fn common_balancing(policy: &Effective<'_>, service: &MeshService) -> pb::cluster::CommonLbConfig {
     use pb::cluster::common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig};
     let minimum = policy.outlier.map_or(0, |outlier| outlier.min_health_percent.clamp(0, 100));
-    let setting = policy.balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
+    let setting = policy.locality(service);
     let failing_over = policy.outlier.is_some() || service.traffic_distribution.is_some();
     let weighted = setting.is_some_and(|setting| {
         setting.enabled != Some(false)
@@ -250,8 +243,9 @@ fn common_balancing(policy: &Effective<'_>, service: &MeshService) -> pb::cluste
     }
 }
 
-fn keepalive(pool: Option<&ConnectionPool>) -> Option<pb::UpstreamConnectionOptions> {
-    let given = pool.and_then(|pool| pool.tcp.as_ref()?.tcp_keepalive.as_ref());
+fn keepalive(policy: &Effective<'_>) -> Option<pb::UpstreamConnectionOptions> {
+    let own = policy.pool.and_then(|pool| pool.tcp.as_ref()?.tcp_keepalive.as_ref());
+    let given = own.or(policy.mesh.and_then(|mesh| mesh.keepalive.as_ref()));
     let seconds = |value: Option<Duration>| {
         let seconds = value.map(|value| u32::try_from(value.as_secs().max(1)).unwrap_or(u32::MAX));
         seconds.map(number)
@@ -281,7 +275,7 @@ fn metadata(target: Target<'_>, rule: Option<&Rule>) -> sorted::ClusterMetadata 
         "services".to_string(),
         sorted::Value { kind: Some(sorted::Kind::List(services)) },
     )]);
-    if let Some(rule) = rule {
+    if let Some(rule) = rule.filter(|rule| rule.is_declared()) {
         let path = format!(
             "/apis/networking.istio.io/v1/namespaces/{}/destination-rule/{}",
             rule.namespace, rule.name

@@ -9,11 +9,14 @@ use isthmus_registry::{NamespaceConfig, Snapshot};
 
 use crate::destination::{Rules, failover_labels};
 use crate::routes::RouteIndex;
+use crate::settings::MeshSettings;
 
 /// The index.
 #[derive(Debug, Default)]
 pub(crate) struct Config {
     source: Map<Namespace, Arc<NamespaceConfig>>,
+    /// Whether anything was taken over: what the mesh says counts where no object does too.
+    known: bool,
     pub(crate) rules: Rules,
     pub(crate) routes: RouteIndex,
     /// Labels of clients that rules and routes of any namespace look at.
@@ -22,12 +25,14 @@ pub(crate) struct Config {
 
 impl Config {
     /// Takes over a snapshot's configuration.
-    pub(crate) fn refresh(&mut self, snapshot: &Snapshot, domain: &str) {
-        if self.source.same(&snapshot.config) {
+    pub(crate) fn refresh(&mut self, snapshot: &Snapshot, settings: &MeshSettings) {
+        let domain = settings.domain.as_str();
+        if self.known && self.source.same(&snapshot.config) {
             return;
         }
+        self.known = true;
         self.source = snapshot.config.clone();
-        self.rules.refresh(snapshot, domain);
+        self.rules.refresh(snapshot, domain, &settings.defaults);
         self.routes = RouteIndex::new(snapshot, domain);
         self.labels.clear();
         for config in snapshot.config.values() {
@@ -36,6 +41,10 @@ impl Config {
             }
             let routes = config.virtual_services.iter().flat_map(|object| &object.spec.tcp);
             for found in routes.flat_map(|route| &route.r#match) {
+                self.labels.extend(found.source_labels.iter().map(|(key, _)| Arc::from(key)));
+            }
+            let named = config.virtual_services.iter().flat_map(|object| &object.spec.tls);
+            for found in named.flat_map(|route| &route.r#match) {
                 self.labels.extend(found.source_labels.iter().map(|(key, _)| Arc::from(key)));
             }
         }

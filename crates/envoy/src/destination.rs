@@ -7,11 +7,12 @@ use isthmus_model::{Hostname, Labels, Namespace, Selector};
 use isthmus_registry::config::Objects;
 use isthmus_registry::{MeshService, Snapshot};
 use isthmus_resources::istio::{
-    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, ProxyProtocol, Subset,
-    TrafficPolicy,
+    ClientTls, ConnectionPool, DestinationRule, LoadBalancer, LocalityLb, OutlierDetection, ProxyProtocol,
+    Subset, TrafficPolicy,
 };
 
 use crate::class::Class;
+use crate::settings::Defaults;
 
 /// DestinationRules of one host in one namespace, merged: subsets concatenated, the oldest policy.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +24,7 @@ pub(crate) struct Rule {
     selector: Option<Selector>,
     policy: Option<TrafficPolicy>,
     pub(crate) subsets: Vec<Subset>,
+    mesh: Arc<Defaults>,
 }
 
 /// What holds for one port and subset; unset parts are mesh defaults.
@@ -32,6 +34,8 @@ pub(crate) struct Effective<'a> {
     pub(crate) pool: Option<&'a ConnectionPool>,
     pub(crate) outlier: Option<&'a OutlierDetection>,
     pub(crate) tls: Option<&'a ClientTls>,
+    /// What the mesh says where nothing of this does.
+    pub(crate) mesh: Option<&'a Defaults>,
     /// The PROXY header that endpoints are sent.
     pub(crate) announce: Option<ProxyProtocol>,
 }
@@ -40,11 +44,18 @@ impl<'a> Effective<'a> {
     /// The policy of a rule for a port and a subset: the subset's fields over the rule's; a port's entry replaces all four.
     pub(crate) fn of(rule: Option<&'a Rule>, port: u16, subset: &str) -> Self {
         let Some(rule) = rule else { return Self::default() };
-        let mut effective = Self::default();
+        let mut effective = Self { mesh: Some(&rule.mesh), ..Self::default() };
         effective.overlay(rule.policy.as_ref(), port);
         let subset = rule.subsets.iter().find(|candidate| candidate.name == subset);
         effective.overlay(subset.and_then(|subset| subset.traffic_policy.as_ref()), port);
         effective
+    }
+
+    /// Balancing over localities: the rule's, else, where the Service asks for nothing either, the mesh's.
+    pub(crate) fn locality(&self, service: &MeshService) -> Option<&'a LocalityLb> {
+        let own = self.balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
+        let mesh = self.mesh.filter(|_| service.traffic_distribution.is_none());
+        own.or(mesh.and_then(|mesh| mesh.locality.as_ref()))
     }
 
     fn overlay(&mut self, policy: Option<&'a TrafficPolicy>, port: u16) {
@@ -62,12 +73,35 @@ impl<'a> Effective<'a> {
                 tls: own.tls.as_ref(),
                 // No port has its own.
                 announce: self.announce,
+                mesh: self.mesh,
             };
         }
     }
 }
 
 impl Rule {
+    /// A rule that says nothing, where the mesh says something.
+    fn base(mesh: &Arc<Defaults>, root: &Namespace) -> Option<Self> {
+        if **mesh == Defaults::default() {
+            return None;
+        }
+        Some(Self {
+            namespace: root.clone(),
+            name: Arc::from(""),
+            host: Hostname::new("*").ok()?,
+            export_to: Vec::new(),
+            selector: None,
+            policy: None,
+            subsets: Vec::new(),
+            mesh: Arc::clone(mesh),
+        })
+    }
+
+    /// Whether an object stands behind it.
+    pub(crate) fn is_declared(&self) -> bool {
+        !self.name.is_empty()
+    }
+
     fn visible_in(&self, namespace: &Namespace) -> bool {
         self.export_to.is_empty()
             || self.export_to.iter().any(|to| match to.as_str() {
@@ -102,6 +136,9 @@ pub(crate) fn failover_labels(rule: &DestinationRule) -> impl Iterator<Item = &s
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
     namespaces: HashMap<Namespace, NamespaceRules>,
+    mesh: Arc<Defaults>,
+    /// For services that no rule is about, where the mesh says something of its own.
+    base: Option<Arc<Rule>>,
 }
 
 /// One namespace's rules.
@@ -132,7 +169,12 @@ impl NamespaceRules {
 
 impl Rules {
     /// Takes over a snapshot's rules; merged rules that come out equal stay themselves.
-    pub(crate) fn refresh(&mut self, snapshot: &Snapshot, domain: &str) {
+    pub(crate) fn refresh(&mut self, snapshot: &Snapshot, domain: &str, mesh: &Defaults) {
+        if *self.mesh != *mesh {
+            self.mesh = Arc::new(mesh.clone());
+            self.base = Rule::base(&self.mesh, &snapshot.root_namespace).map(Arc::new);
+            self.namespaces.clear();
+        }
         self.namespaces.retain(|namespace, _| snapshot.config.contains_key(namespace));
         for (namespace, config) in snapshot.config.iter() {
             let list = &config.destination_rules;
@@ -141,10 +183,11 @@ impl Rules {
                 continue;
             }
             let known = |rule: &Rule| old.and_then(|old| old.all().find(|candidate| ***candidate == *rule));
-            let rules = merge(namespace, list, domain).into_iter().map(|rule| match known(&rule) {
-                Some(kept) => Arc::clone(kept),
-                None => Arc::new(rule),
-            });
+            let rules =
+                merge(namespace, list, domain, &self.mesh).into_iter().map(|rule| match known(&rule) {
+                    Some(kept) => Arc::clone(kept),
+                    None => Arc::new(rule),
+                });
             let new = NamespaceRules::new(list, rules.collect());
             self.namespaces.insert(namespace.clone(), new);
         }
@@ -163,6 +206,7 @@ impl Rules {
             (*namespace != class.namespace).then(|| self.best(namespace, host, None, exported)).flatten()
         })
         .or_else(|| self.best(root, host, None, exported))
+        .or(self.base.as_ref())
     }
 
     fn best(
@@ -196,7 +240,12 @@ pub(crate) fn full_host(text: &str, namespace: &Namespace, domain: &str) -> Opti
     Hostname::new(full).ok()
 }
 
-fn merge(namespace: &Namespace, list: &Objects<DestinationRule>, domain: &str) -> Vec<Rule> {
+fn merge(
+    namespace: &Namespace,
+    list: &Objects<DestinationRule>,
+    domain: &str,
+    mesh: &Arc<Defaults>,
+) -> Vec<Rule> {
     let mut merged: Vec<Rule> = Vec::new();
     for object in list.iter() {
         let Some(host) = full_host(&object.spec.host, namespace, domain) else {
@@ -217,6 +266,7 @@ fn merge(namespace: &Namespace, list: &Objects<DestinationRule>, domain: &str) -
                 selector,
                 policy: object.spec.traffic_policy.clone(),
                 subsets: object.spec.subsets.clone(),
+                mesh: Arc::clone(mesh),
             });
             continue;
         };

@@ -17,9 +17,10 @@ use crate::config::Config;
 use crate::destination::Rule;
 use crate::endpoint;
 use crate::grpc;
-use crate::listener::Route;
-use crate::listener::outbound::{addresses, listener};
+use crate::listener::Carriage;
+use crate::listener::outbound::{Paths, addresses, listener};
 use crate::routes::Routes;
+use crate::settings::OutboundPolicy;
 
 /// The inputs of a fragment, beside its class.
 #[derive(Clone, Debug)]
@@ -33,6 +34,19 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
+    /// Where connections of a class to a port of the service go.
+    pub(crate) fn paths(&self, class: &Class, port: &ServicePort, unknown: OutboundPolicy) -> Paths {
+        let named = self.routes.named(class, &self.service, port);
+        let whole = cluster::cluster_name(port.number, "", self.service.service.host.as_str());
+        Paths {
+            whole: whole.into(),
+            route: self.routes.route(class, &self.service, port),
+            unknown: if named.is_empty() { OutboundPolicy::default() } else { unknown },
+            named,
+            carriage: Carriage::of(self.rule.as_deref(), port.number),
+        }
+    }
+
     pub(crate) fn same(&self, other: &Self) -> bool {
         self.same_endpoints(other) && self.routes == other.routes
     }
@@ -53,7 +67,7 @@ type ClusterKey = (usize, usize, usize, u16, String, Use);
 type EndpointKey = (usize, usize, usize, usize, (usize, usize), u16, String, Use, Class);
 
 /// Key of a listener: all that is in it.
-type ListenerKey = (IpAddr, u16, Arc<str>, Option<Route>);
+type ListenerKey = (IpAddr, u16, Paths);
 
 /// Encoded clusters, assignments and listeners, for all classes.
 #[derive(Debug, Default)]
@@ -118,17 +132,21 @@ impl Encoded {
     }
 
     /// The listeners of a service for a class.
-    pub(crate) fn service_listeners(&mut self, class: &Class, inputs: &Inputs) -> Vec<Resource> {
+    pub(crate) fn service_listeners(
+        &mut self,
+        class: &Class,
+        inputs: &Inputs,
+        unknown: OutboundPolicy,
+    ) -> Vec<Resource> {
         let service = &inputs.service;
-        let host: Arc<str> = service.service.host.clone().into();
         let addresses = addresses(class, service, &inputs.endpoints);
         let ports: Vec<&ServicePort> = service.service.ports.iter().filter(|port| is_tcp(port)).collect();
         let mut found = Vec::with_capacity(addresses.len() * ports.len());
         for address in addresses {
             for port in &ports {
-                let route = inputs.routes.route(class, service, port);
-                let key = (address, port.number, Arc::clone(&host), route.clone());
-                found.push(self.listeners.get(key, || (listener(address, port, &host, route), Vec::new())));
+                let paths = inputs.paths(class, port, unknown);
+                let key = (address, port.number, paths.clone());
+                found.push(self.listeners.get(key, || (listener(address, port.number, &paths), Vec::new())));
             }
         }
         found
@@ -137,11 +155,7 @@ impl Encoded {
 
 /// The class as assignments see it: its namespace and DNS say nothing about endpoints.
 fn endpoint_class(class: &Class) -> Class {
-    let mut class = class.clone();
-    class.dns_capture = false;
-    class.on_demand = false;
-    class.namespace = isthmus_model::Namespace::new("any").unwrap_or(class.namespace);
-    class
+    Class { dns_capture: false, on_demand: false, ..class.anywhere() }
 }
 
 fn pins(inputs: &Inputs) -> Pins {

@@ -17,7 +17,7 @@ use prost::Message;
 use crate::class::Class;
 use crate::cluster::{Target, Use};
 use crate::destination::{Effective, Rule};
-use crate::wire::{number, socket, sorted};
+use crate::wire::{number, place, sorted};
 use isthmus_registry::peer_auth::{Mode, PeerPolicies};
 use network::Way;
 use priority::Plan;
@@ -197,7 +197,7 @@ pub(crate) fn inline(target: Target<'_>, name: &str, endpoints: &[Endpoint]) -> 
         let Some(port) = endpoint.ports.get(&target.port.name) else { continue };
         groups.entry(&endpoint.locality).or_default().push(pb::LbEndpoint {
             host_identifier: Some(pb::lb_endpoint::HostIdentifier::Endpoint(pb::Endpoint {
-                address: Some(socket(&endpoint.address, *port)),
+                address: Some(place(&endpoint.address, *port)),
                 ..Default::default()
             })),
             load_balancing_weight: Some(number(endpoint.weight.max(1))),

@@ -77,14 +77,6 @@ impl Grpc {
             routes: kept_set(old.map(|old| &old.routes), routes),
         }
     }
-
-    /// Whether both are the same sets.
-    pub(crate) fn same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.clusters, &other.clusters)
-            && Arc::ptr_eq(&self.endpoints, &other.endpoints)
-            && Arc::ptr_eq(&self.listeners, &other.listeners)
-            && Arc::ptr_eq(&self.routes, &other.routes)
-    }
 }
 
 /// `HOST:PORT`, which a client dials as `xds:///HOST:PORT`.
@@ -161,7 +153,7 @@ pub(crate) fn cluster(target: Target<'_>, rule: Option<&Rule>, endpoints: &[Endp
     let mut cluster = pb::Cluster {
         name: name.clone(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery as i32)),
-        connect_timeout: Some(duration(connect_timeout(policy.pool))),
+        connect_timeout: Some(duration(connect_timeout(&policy))),
         circuit_breakers: Some(breakers(policy.pool)),
         lb_policy: LbPolicy::RoundRobin as i32,
         outlier_detection: policy.outlier.map(outlier::detection),

@@ -26,5 +26,5 @@ pub mod settings;
 mod view;
 mod wire;
 
-pub use settings::{ControlPlane, MeshSettings, OutboundPolicy, Proxy, ProxyKind};
+pub use settings::{ControlPlane, Defaults, MeshSettings, OutboundPolicy, Proxy, ProxyKind};
 pub use view::Translator;

@@ -10,6 +10,7 @@ use crate::class::Class;
 use crate::cluster::Use;
 use crate::config::Config;
 use crate::encoded::{Encoded, Inputs, inputs, targets};
+use crate::listener::open::{self, Open};
 use crate::listener::outbound::virtual_outbound;
 use crate::lists::{kept, kept_set};
 use crate::names;
@@ -37,6 +38,8 @@ struct Fragment {
     clusters: Vec<Resource>,
     endpoints: Vec<Resource>,
     listeners: Vec<Resource>,
+    /// Chains of listeners that it shares with others.
+    open: Vec<Open>,
     names: names::Entries,
 }
 
@@ -47,49 +50,75 @@ pub(crate) struct Source<'a> {
     pub(crate) config: &'a Config,
 }
 
+/// What is known already when a class is built.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Known<'a> {
+    /// What the class had, with its snapshot.
+    pub(crate) old: Option<(&'a Arc<Outbound>, &'a Snapshot)>,
+    /// What a class that is alike in all but its namespace has at the snapshot that is built from.
+    pub(crate) alike: Option<&'a Arc<Outbound>>,
+}
+
 impl Outbound {
-    /// The resources of a class. `old` is what the class had, with its snapshot: fragments whose inputs are the same are taken over,
-    /// and so are whole lists; where nothing but endpoints changed, only those services are looked at.
+    /// The resources of a class. Fragments whose inputs are the same are taken over from what the class had and from a class that is
+    /// alike, and so are whole lists; where nothing but endpoints changed, only those services are looked at. A class that gets the
+    /// same as one that is alike has the same value.
     pub(crate) fn build(
         source: &Source<'_>,
         class: &Class,
         encoded: &mut Encoded,
-        old: Option<(&Self, &Snapshot)>,
-    ) -> Self {
-        if let Some((old, before)) = old
+        known: Known<'_>,
+    ) -> Arc<Self> {
+        if let Some((old, before)) = known.old
             && same_but_endpoints(before, source.snapshot)
         {
             return old.with_endpoints(source, before, class, encoded);
         }
-        let old = old.map(|(old, _)| old);
+        let old = known.old.map(|(old, _)| old);
         let snapshot = source.snapshot;
         let domain: Arc<str> = source.settings.domain.as_str().into();
         let scope = Scope::of(snapshot, class);
+        let unknown = scope.unknown(source.settings.outbound_policy);
         let mut fragments = Vec::new();
         let mut positions = HashMap::new();
         for service in snapshot.visible(&class.namespace).into_iter().filter(|service| scope.sees(service)) {
             let key = service.key();
             let inputs = inputs(snapshot, class, service, source.config, &domain);
-            let known = old.and_then(|old| Some(&old.fragments[*old.positions.get(&key)?]));
-            let fragment = match known {
-                Some(known) if known.inputs.same(&inputs) => Arc::clone(known),
-                _ => Arc::new(Fragment::build(snapshot, class, inputs, encoded, &domain)),
+            let same = |fragment: &&Arc<Fragment>| fragment.inputs.same(&inputs);
+            let own = old.and_then(|old| old.fragment(&key)).filter(same);
+            let shared = || known.alike.and_then(|alike| alike.fragment(&key)).filter(same);
+            let fragment = match own.or_else(|| shared().filter(|_| inputs.routes.is_none())) {
+                Some(fragment) => Arc::clone(fragment),
+                None => Arc::new(Fragment::build(snapshot, class, inputs, encoded, (&domain, unknown))),
             };
             positions.insert(key, fragments.len());
             fragments.push(fragment);
         }
-        let unknown = scope.unknown(source.settings.outbound_policy);
-        Self::join(fragments, Arc::new(positions), unknown, class, old)
+        if let Some(alike) = known.alike
+            && alike.unknown == unknown
+            && alike.fragments.len() == fragments.len()
+            && alike.fragments.iter().zip(&fragments).all(|(a, b)| Arc::ptr_eq(a, b))
+        {
+            return Arc::clone(alike);
+        }
+        Arc::new(Self::join(fragments, Arc::new(positions), unknown, class, old.map(|old| &**old)))
+    }
+
+    fn fragment(&self, key: &ServiceKey) -> Option<&Arc<Fragment>> {
+        self.fragments.get(*self.positions.get(key)?)
     }
 
     /// The same services with other endpoints.
     fn with_endpoints(
-        &self,
+        self: &Arc<Self>,
         source: &Source<'_>,
         before: &Snapshot,
         class: &Class,
         encoded: &mut Encoded,
-    ) -> Self {
+    ) -> Arc<Self> {
+        if source.snapshot.endpoints.same(&before.endpoints) {
+            return Arc::clone(self);
+        }
         let domain: Arc<str> = source.settings.domain.as_str().into();
         let mut fragments = self.fragments.clone();
         for key in source.snapshot.endpoints.changed(&before.endpoints, Arc::ptr_eq) {
@@ -97,9 +126,9 @@ impl Outbound {
             let service = Arc::clone(&fragments[*position].inputs.service);
             let inputs = inputs(source.snapshot, class, &service, source.config, &domain);
             fragments[*position] =
-                Arc::new(Fragment::build(source.snapshot, class, inputs, encoded, &domain));
+                Arc::new(Fragment::build(source.snapshot, class, inputs, encoded, (&domain, self.unknown)));
         }
-        Self::join(fragments, Arc::clone(&self.positions), self.unknown, class, Some(self))
+        Arc::new(Self::join(fragments, Arc::clone(&self.positions), self.unknown, class, Some(self)))
     }
 
     /// The lists of these fragments; a list to which no fragment adds anything new is the old one.
@@ -129,15 +158,21 @@ impl Outbound {
         };
         let endpoints = match unchanged(&|a, b| a.endpoints == b.endpoints) {
             Some(old) => Arc::clone(&old.endpoints),
-            None => kept_set(old.map(|old| &old.endpoints), all(|fragment| &fragment.endpoints)),
+            None => match old.zip(changed.as_ref()).and_then(|(old, changed)| replaced(old, changed)) {
+                Some(endpoints) => Arc::new(endpoints),
+                None => kept_set(old.map(|old| &old.endpoints), all(|fragment| &fragment.endpoints)),
+            },
         };
         let same_listeners = |a: &Fragment, b: &Fragment| {
-            a.listeners == b.listeners && a.inputs.service.service.created == b.inputs.service.service.created
+            a.listeners == b.listeners
+                && a.open == b.open
+                && a.inputs.service.service.created == b.inputs.service.service.created
         };
         let listeners = match unchanged(&same_listeners) {
             Some(old) => Arc::clone(&old.listeners),
             None => {
                 let mut listeners = without_conflicts(&fragments);
+                listeners.extend(open::listeners(oldest_first(&fragments), unknown, class.ipv4));
                 listeners.push(virtual_outbound(unknown, class.ipv4));
                 kept(old.map(|old| &old.listeners), listeners)
             }
@@ -151,6 +186,20 @@ impl Outbound {
         };
         Self { clusters, listeners, endpoints, names, fragments, positions, unknown }
     }
+}
+
+/// The assignments with those of changed fragments in place of theirs; none when some are new or gone.
+fn replaced(old: &Outbound, changed: &[(&Arc<Fragment>, &Arc<Fragment>)]) -> Option<ResourceSet> {
+    let same_names = |before: &Fragment, after: &Fragment| {
+        let names = |fragment: &Fragment| -> Vec<Arc<str>> {
+            fragment.endpoints.iter().map(|assignment| Arc::clone(&assignment.name)).collect()
+        };
+        names(before) == names(after)
+    };
+    if !changed.iter().all(|(before, after)| same_names(before, after)) {
+        return None;
+    }
+    old.endpoints.replaced(changed.iter().flat_map(|(_, after)| after.endpoints.iter().cloned()))
 }
 
 /// Whether nothing that a class sees of services can differ but endpoints.
@@ -178,13 +227,21 @@ fn without_conflicts(fragments: &[Arc<Fragment>]) -> Vec<Resource> {
     chosen.into_values().map(|(_, _, listener)| listener.clone()).collect()
 }
 
+/// Chains of shared listeners, those of the oldest services first.
+fn oldest_first(fragments: &[Arc<Fragment>]) -> impl Iterator<Item = &Open> {
+    let mut some: Vec<&Arc<Fragment>> =
+        fragments.iter().filter(|fragment| !fragment.open.is_empty()).collect();
+    some.sort_by_key(|fragment| fragment.inputs.service.service.created);
+    some.into_iter().flat_map(|fragment| &fragment.open)
+}
+
 impl Fragment {
     fn build(
         snapshot: &Snapshot,
         class: &Class,
         inputs: Inputs,
         encoded: &mut Encoded,
-        domain: &str,
+        (domain, unknown): (&str, OutboundPolicy),
     ) -> Self {
         let service = Arc::clone(&inputs.service);
         let mut clusters = Vec::new();
@@ -198,7 +255,8 @@ impl Fragment {
         Self {
             clusters,
             endpoints,
-            listeners: encoded.service_listeners(class, &inputs),
+            listeners: encoded.service_listeners(class, &inputs, unknown),
+            open: open::chains(class, &service, &inputs.endpoints, |port| inputs.paths(class, port, unknown)),
             names: names::entries(snapshot, class, &service, &inputs.endpoints, domain),
             inputs,
         }

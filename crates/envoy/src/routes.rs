@@ -1,12 +1,12 @@
 //! VirtualServices as far as TCP can follow them: weighted destinations of a port.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use isthmus_model::{Hostname, Labels, Namespace, Selector, ServicePort};
 use isthmus_registry::{MeshService, Snapshot};
 use isthmus_resources::Resource;
-use isthmus_resources::istio::{L4Match, RouteDestination, VirtualService};
+use isthmus_resources::istio::{L4Match, RouteDestination, TlsMatch, VirtualService};
 
 use crate::class::Class;
 use crate::cluster::cluster_name;
@@ -81,12 +81,20 @@ impl Routes {
         Self { object, domain: Arc::clone(domain) }
     }
 
+    /// Whether nothing decides: every class then sends connections to the service itself.
+    pub(crate) fn is_none(&self) -> bool {
+        self.object.is_none()
+    }
+
     /// Where a class sends connections to a port; none is to the service itself. Of `http` routes only an unconditional one can
     /// be followed on TCP.
     pub(crate) fn route(&self, class: &Class, service: &MeshService, port: &ServicePort) -> Option<Route> {
         let object = self.object.as_ref()?;
         let namespace = object.meta.namespace.as_ref()?;
         let spec = &object.spec;
+        if port.protocol.is_tls() {
+            return None;
+        }
         let tcp = spec.tcp.iter().find(|route| {
             route.r#match.is_empty() || route.r#match.iter().any(|found| l4_matches(found, class, port))
         });
@@ -99,6 +107,30 @@ impl Routes {
             None => return None,
         };
         self.weighted(destinations, namespace, service, port)
+    }
+
+    /// Where a class sends connections to a port of TLS by their server names: the first route of a name counts.
+    pub(crate) fn named(
+        &self,
+        class: &Class,
+        service: &MeshService,
+        port: &ServicePort,
+    ) -> Vec<(Vec<String>, Route)> {
+        let Some(object) = self.object.as_ref().filter(|_| port.protocol.is_tls()) else { return Vec::new() };
+        let Some(namespace) = object.meta.namespace.as_ref() else { return Vec::new() };
+        let mut taken: HashSet<&str> = HashSet::new();
+        let mut found = Vec::new();
+        for route in &object.spec.tls {
+            let Some(leads) = self.weighted(&route.route, namespace, service, port) else { continue };
+            let matching = route.r#match.iter().filter(|found| tls_matches(found, class, port));
+            for name in matching.map(|found| &found.sni_hosts) {
+                let names: Vec<String> = name.iter().filter(|name| taken.insert(name)).cloned().collect();
+                if !names.is_empty() {
+                    found.push((names, leads.clone()));
+                }
+            }
+        }
+        found
     }
 
     fn weighted(
@@ -153,6 +185,16 @@ fn l4_matches(found: &L4Match, class: &Class, port: &ServicePort) -> bool {
         && (found.port == 0 || found.port == port.number)
         && source
         && Selector(labels.clone()).matches(&class.labels)
+}
+
+fn tls_matches(found: &TlsMatch, class: &Class, port: &ServicePort) -> bool {
+    let gateways = found.gateways.is_empty() || found.gateways.iter().any(|gateway| gateway == MESH);
+    let source = found.source_namespace.is_empty() || found.source_namespace == class.namespace.as_str();
+    gateways
+        && found.destination_subnets.is_empty()
+        && (found.port == 0 || found.port == port.number)
+        && source
+        && Selector(found.source_labels.clone()).matches(&class.labels)
 }
 
 /// Whether the gateways that a VirtualService of namespace `own` names include a Gateway object.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use isthmus_model::{ClusterId, Labels, Locality, Namespace, NetworkId, SpiffeId, TrustDomain};
+use isthmus_resources::istio::{Duration, LocalityLb, TcpKeepalive};
 
 /// Settings that are the same for every proxy of one control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,21 @@ pub struct MeshSettings {
     pub control_plane: ControlPlane,
     /// What happens to destinations that nobody declared.
     pub outbound_policy: OutboundPolicy,
+    /// What holds where no DestinationRule says anything.
+    pub defaults: Defaults,
+}
+
+/// What holds for connections where no DestinationRule says anything; what is absent is ours to choose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// Patience for a connect.
+    pub connect_timeout: Option<Duration>,
+    /// Keepalive of all connections.
+    pub keepalive: Option<TcpKeepalive>,
+    /// Balancing over localities, where a Service asks for nothing either.
+    pub locality: Option<LocalityLb>,
+    /// Whether clients never find out by themselves who speaks mutual TLS (Istio's `enableAutoMtls: false`).
+    pub plain: bool,
 }
 
 /// How gateways reach our own control plane.

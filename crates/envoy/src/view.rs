@@ -1,12 +1,13 @@
 //! One proxy's whole view, joined from what its class and its workload get.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use isthmus_model::{ClusterId, Namespace};
 use isthmus_proto::resource::{Resource, ResourceSet, View};
 use isthmus_proto::type_url;
-use isthmus_registry::{Snapshot, TrafficDistribution, Workload};
+use isthmus_registry::shared::Map;
+use isthmus_registry::{MeshService, ServiceKey, Snapshot, TrafficDistribution, Workload, WorkloadKind};
 use parking_lot::Mutex;
 
 use crate::class::Class;
@@ -18,7 +19,7 @@ use crate::grpc::Grpc;
 use crate::inbound;
 use crate::listener::inbound::{Inbound, virtual_inbound};
 use crate::lists::kept_set;
-use crate::outbound::{Outbound, Source};
+use crate::outbound::{Known, Outbound, Source, same_but_endpoints};
 use crate::settings::{MeshSettings, Proxy, ProxyKind};
 
 /// Snapshots after which a proxy, class or workload that nobody asked for is forgotten.
@@ -36,15 +37,20 @@ pub struct Translator {
 struct State {
     number: u64,
     config: Config,
+    /// Services that were looked at for `nodes_matter`.
+    services: Map<ServiceKey, Arc<MeshService>>,
     /// Whether some service looks at nodes: proxies of different nodes are different classes then.
     nodes_matter: bool,
     encoded: Encoded,
     outbound: HashMap<Class, Kept<Outbound>>,
+    /// By class in no namespace in particular, the class of it that was built last.
+    alike: HashMap<Class, Alike>,
     routers: HashMap<Class, Kept<Router>>,
     grpc: HashMap<Class, Kept<Grpc>>,
     inbound: Vec<Kept<InboundResources>>,
     proxies: HashMap<(ProxyKind, ClusterId, Namespace, Arc<str>), Last>,
-    views: Vec<(Parts, Arc<View>)>,
+    /// Views that somebody holds, by the addresses of their parts; the parts are held so that an address cannot come to mean another.
+    views: HashMap<[usize; 5], (Parts, Weak<View>)>,
 }
 
 /// A value with the snapshot that it was computed from.
@@ -52,6 +58,14 @@ struct State {
 struct Kept<T> {
     snapshot: Arc<Snapshot>,
     value: Arc<T>,
+}
+
+/// What a class of those that are alike has, and had before.
+#[derive(Debug)]
+struct Alike {
+    snapshot: Arc<Snapshot>,
+    value: Arc<Outbound>,
+    before: Option<(Arc<Snapshot>, Arc<Outbound>)>,
 }
 
 /// The inbound resources of workloads that are alike.
@@ -66,6 +80,7 @@ struct InboundResources {
 #[derive(Debug)]
 struct Last {
     proxy: Proxy,
+    class: Class,
     snapshot: Arc<Snapshot>,
     workload: Option<Arc<Workload>>,
     inbound: Option<Arc<InboundResources>>,
@@ -82,25 +97,36 @@ enum Parts {
 }
 
 impl Parts {
-    fn same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Sidecar(a, x), Self::Sidecar(b, y)) => {
-                Arc::ptr_eq(&a.clusters, &b.clusters)
-                    && Arc::ptr_eq(&a.listeners, &b.listeners)
-                    && Arc::ptr_eq(&a.endpoints, &b.endpoints)
-                    && Arc::ptr_eq(&a.names, &b.names)
-                    && Arc::ptr_eq(x, y)
-            }
-            (Self::Router(a), Self::Router(b)) => {
-                Arc::ptr_eq(&a.clusters, &b.clusters)
-                    && Arc::ptr_eq(&a.listeners, &b.listeners)
-                    && Arc::ptr_eq(&a.endpoints, &b.endpoints)
-                    && a.names.as_ref().map(Arc::as_ptr) == b.names.as_ref().map(Arc::as_ptr)
-            }
-            (Self::Grpc(a), Self::Grpc(b)) => a.same(b),
-            _ => false,
+    /// The addresses of all that a view is joined from.
+    fn key(&self) -> [usize; 5] {
+        match self {
+            Self::Sidecar(outbound, inbound) => [
+                address(&outbound.clusters),
+                address(&outbound.listeners),
+                address(&outbound.endpoints),
+                address(&outbound.names),
+                address(inbound),
+            ],
+            Self::Router(router) => [
+                address(&router.clusters),
+                address(&router.listeners),
+                address(&router.endpoints),
+                router.names.as_ref().map_or(0, address),
+                0,
+            ],
+            Self::Grpc(grpc) => [
+                address(&grpc.clusters),
+                address(&grpc.listeners),
+                address(&grpc.endpoints),
+                address(&grpc.routes),
+                0,
+            ],
         }
     }
+}
+
+fn address<T>(value: &Arc<T>) -> usize {
+    Arc::as_ptr(value).addr()
 }
 
 impl Translator {
@@ -118,43 +144,12 @@ impl Translator {
         state.advance(snapshot, &self.settings);
         let id = (proxy.kind, proxy.cluster.clone(), proxy.namespace.clone(), Arc::clone(&proxy.name));
         let last = state.proxies.remove(&id).filter(|last| last.proxy == *proxy);
-        if let Some(last) = &last
-            && Arc::ptr_eq(&last.snapshot, snapshot)
-        {
-            let view = Arc::clone(&last.view);
-            state.proxies.extend([(id, last.again(snapshot))]);
-            return view;
-        }
-        let workload = snapshot.workload(&proxy.cluster, &proxy.namespace, &proxy.name, &proxy.ips).cloned();
-        let labels = inbound::labels(workload.as_deref(), proxy);
-        let locality = match workload.as_ref().map(|workload| &workload.locality) {
-            Some(known) if !known.is_empty() => known,
-            _ => &proxy.locality,
+        let next = match last {
+            Some(last) if Arc::ptr_eq(&last.snapshot, snapshot) => last,
+            last => state.next(snapshot, &self.settings, proxy, last),
         };
-        let class = Class::of(proxy, labels, locality, &state.config, state.nodes_matter);
-        let (parts, inbound) = match proxy.kind {
-            ProxyKind::Sidecar => {
-                let outbound = state.outbound(&class, snapshot, &self.settings);
-                let inbound =
-                    state.inbound(snapshot, &self.settings, proxy, workload.as_ref(), last.as_ref());
-                (Parts::Sidecar(outbound, Arc::clone(&inbound)), Some(inbound))
-            }
-            ProxyKind::Router => (Parts::Router(state.router(&class, snapshot, &self.settings)), None),
-            ProxyKind::Grpc => (Parts::Grpc(state.grpc(&class, snapshot, &self.settings)), None),
-        };
-        let view = match &last {
-            Some(last) if last.parts.same(&parts) => Arc::clone(&last.view),
-            _ => state.join(&parts, last.as_ref(), snapshot.number),
-        };
-        let last = Last {
-            proxy: proxy.clone(),
-            snapshot: Arc::clone(snapshot),
-            workload,
-            inbound,
-            parts,
-            view: Arc::clone(&view),
-        };
-        state.proxies.insert(id, last);
+        let view = Arc::clone(&next.view);
+        state.proxies.insert(id, next);
         view
     }
 
@@ -167,39 +162,90 @@ impl Translator {
 }
 
 impl Last {
-    fn again(&self, snapshot: &Arc<Snapshot>) -> Self {
-        Self {
-            proxy: self.proxy.clone(),
-            snapshot: Arc::clone(snapshot),
-            workload: self.workload.clone(),
-            inbound: self.inbound.clone(),
-            parts: self.parts.clone(),
-            view: Arc::clone(&self.view),
+    /// The proxy's workload at another snapshot, and whether it is the one of the last.
+    fn workload(&self, snapshot: &Snapshot) -> (Option<Arc<Workload>>, bool) {
+        if snapshot.workloads.same(&self.snapshot.workloads) {
+            return (self.workload.clone(), true);
         }
+        let proxy = &self.proxy;
+        // A Pod of the proxy's name comes before all else that may be its workload.
+        if let Some(known) = &self.workload
+            && known.key.kind == WorkloadKind::Pod
+            && known.key.name == proxy.name
+            && snapshot.workloads.get(&known.key).is_some_and(|now| Arc::ptr_eq(now, known))
+        {
+            return (Some(Arc::clone(known)), true);
+        }
+        let found = snapshot.workload(&proxy.cluster, &proxy.namespace, &proxy.name, &proxy.ips);
+        let same = found.map(Arc::as_ptr) == self.workload.as_ref().map(Arc::as_ptr);
+        (found.cloned(), same)
     }
 }
 
 impl State {
+    /// What a proxy gets at a snapshot that is not the one of `last`.
+    fn next(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        settings: &MeshSettings,
+        proxy: &Proxy,
+        last: Option<Last>,
+    ) -> Last {
+        let find = || snapshot.workload(&proxy.cluster, &proxy.namespace, &proxy.name, &proxy.ips).cloned();
+        let (workload, same) = last.as_ref().map_or_else(|| (find(), false), |last| last.workload(snapshot));
+        let class = match &last {
+            // A class depends on services and configuration only, beside the proxy and its workload.
+            Some(last) if same && same_but_endpoints(&last.snapshot, snapshot) => last.class.clone(),
+            _ => {
+                let labels = inbound::labels(workload.as_deref(), proxy);
+                let locality = match workload.as_ref().map(|workload| &workload.locality) {
+                    Some(known) if !known.is_empty() => known,
+                    _ => &proxy.locality,
+                };
+                Class::of(proxy, labels, locality, &self.config, self.nodes_matter)
+            }
+        };
+        let (parts, inbound) = match proxy.kind {
+            ProxyKind::Sidecar => {
+                let outbound = self.outbound(&class, snapshot, settings);
+                let inbound = self.inbound(snapshot, settings, proxy, workload.as_ref(), last.as_ref());
+                (Parts::Sidecar(outbound, Arc::clone(&inbound)), Some(inbound))
+            }
+            ProxyKind::Router => (Parts::Router(self.router(&class, snapshot, settings)), None),
+            ProxyKind::Grpc => (Parts::Grpc(self.grpc(&class, snapshot, settings)), None),
+        };
+        let view = match &last {
+            Some(last) if last.parts.key() == parts.key() => Arc::clone(&last.view),
+            _ => self.join(&parts, last.as_ref(), snapshot.number),
+        };
+        let proxy = last.map_or_else(|| proxy.clone(), |last| last.proxy);
+        Last { proxy, class, snapshot: Arc::clone(snapshot), workload, inbound, parts, view }
+    }
+
     /// A new snapshot: merged rules are refreshed, what nobody asked for in a while is forgotten.
     fn advance(&mut self, snapshot: &Arc<Snapshot>, settings: &MeshSettings) {
         if snapshot.number == self.number {
             return;
         }
         self.number = snapshot.number;
-        self.config.refresh(snapshot, &settings.domain);
-        self.nodes_matter = snapshot.services.values().any(|service| {
-            service.node_local || service.traffic_distribution == Some(TrafficDistribution::SameNode)
-        });
+        self.config.refresh(snapshot, settings);
+        if !self.services.same(&snapshot.services) {
+            self.services = snapshot.services.clone();
+            self.nodes_matter = self.services.values().any(|service| {
+                service.node_local || service.traffic_distribution == Some(TrafficDistribution::SameNode)
+            });
+        }
         self.encoded.listeners.advance(snapshot.number);
         self.encoded.clusters.advance(snapshot.number);
         self.encoded.endpoints.advance(snapshot.number);
         let recent = |number: u64| number + FORGOTTEN >= snapshot.number;
         self.outbound.retain(|_, kept| recent(kept.snapshot.number));
+        self.alike.retain(|_, alike| recent(alike.snapshot.number));
         self.routers.retain(|_, kept| recent(kept.snapshot.number));
         self.grpc.retain(|_, kept| recent(kept.snapshot.number));
         self.inbound.retain(|kept| recent(kept.snapshot.number));
         self.proxies.retain(|_, last| recent(last.snapshot.number));
-        self.views.clear();
+        self.views.retain(|_, (_, view)| view.strong_count() > 0);
     }
 
     fn outbound(
@@ -212,10 +258,31 @@ impl State {
         if let Some(kept) = old.filter(|kept| Arc::ptr_eq(&kept.snapshot, snapshot)) {
             return Arc::clone(&kept.value);
         }
-        let old = old.map(|kept| (&*kept.value, &*kept.snapshot));
-        let source = Source { snapshot, settings, config: &self.config };
-        let new = Outbound::build(&source, class, &mut self.encoded, old);
-        let value = Arc::new(new);
+        let anywhere = class.anywhere();
+        let alike = self.alike.get(&anywhere).filter(|alike| Arc::ptr_eq(&alike.snapshot, snapshot));
+        // A class that had the same as one that is alike has the same again where nothing but endpoints changed.
+        let followed = alike.zip(old).filter(|(alike, old)| {
+            let before = alike.before.as_ref();
+            before.is_some_and(|(snapshot, value)| {
+                Arc::ptr_eq(snapshot, &old.snapshot) && Arc::ptr_eq(value, &old.value)
+            }) && same_but_endpoints(&old.snapshot, snapshot)
+        });
+        let value = match followed {
+            Some((alike, _)) => Arc::clone(&alike.value),
+            None => {
+                let source = Source { snapshot, settings, config: &self.config };
+                let known = Known {
+                    old: old.map(|kept| (&kept.value, &*kept.snapshot)),
+                    alike: alike.map(|alike| &alike.value),
+                };
+                Outbound::build(&source, class, &mut self.encoded, known)
+            }
+        };
+        if alike.is_none() {
+            let before = old.map(|kept| (Arc::clone(&kept.snapshot), Arc::clone(&kept.value)));
+            let built = Alike { snapshot: Arc::clone(snapshot), value: Arc::clone(&value), before };
+            self.alike.insert(anywhere, built);
+        }
         let kept = Kept { snapshot: Arc::clone(snapshot), value: Arc::clone(&value) };
         self.outbound.insert(class.clone(), kept);
         value
@@ -267,8 +334,8 @@ impl State {
     /// The view of these parts: another proxy's where it has the same, else a new one that shares with the proxy's last view each
     /// type that did not change.
     fn join(&mut self, parts: &Parts, last: Option<&Last>, number: u64) -> Arc<View> {
-        if let Some((_, view)) = self.views.iter().find(|(known, _)| known.same(parts)) {
-            return Arc::clone(view);
+        if let Some(view) = self.views.get(&parts.key()).and_then(|(_, view)| view.upgrade()) {
+            return view;
         }
         let old = last.map(|last| &*last.view);
         let sets = match parts {
@@ -301,7 +368,7 @@ impl State {
             ],
         };
         let view = Arc::new(View { version: number, sets });
-        self.views.push((parts.clone(), Arc::clone(&view)));
+        self.views.insert(parts.key(), (parts.clone(), Arc::downgrade(&view)));
         view
     }
 }

@@ -132,6 +132,19 @@ pub(crate) fn socket(address: &str, port: u16) -> core::Address {
     }
 }
 
+/// Where an endpoint is: a TCP socket, or the Unix socket that `unix://PATH` names.
+pub(crate) fn place(address: &str, port: u16) -> core::Address {
+    match address.strip_prefix("unix://") {
+        Some(path) => core::Address {
+            address: Some(core::address::Address::Pipe(core::Pipe {
+                path: path.to_string(),
+                ..Default::default()
+            })),
+        },
+        None => socket(address, port),
+    }
+}
+
 /// One address as a CIDR range.
 pub(crate) fn host_range(address: IpAddr) -> core::CidrRange {
     range(&ipnet::IpNet::from(address))

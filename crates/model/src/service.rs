@@ -67,6 +67,12 @@ impl Protocol {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc)
     }
 
+    /// TLS of the application's own: what routing by server name applies to.
+    #[must_use]
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::Tls)
+    }
+
     /// Istio's rule for a Kubernetes port: `appProtocol`, else the name's part before `-`, else TCP for the well-known
     /// server-first ports, else undeclared.
     #[must_use]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use isthmus_model::{Endpoint, Health, Hostname, Namespace, Selector, Service, SpiffeId};
 use isthmus_resources::{Object, Resource, convert, istio, kubernetes};
 
@@ -19,6 +20,7 @@ pub(crate) struct Declared {
     /// Of workloads that are not ready too.
     pub(crate) identities: Vec<SpiffeId>,
     pub(crate) subject_alt_names: Vec<Arc<str>>,
+    pub(crate) ranges: Vec<IpNet>,
     pub(crate) traffic_distribution: Option<TrafficDistribution>,
     pub(crate) node_local: bool,
     pub(crate) publish_not_ready: bool,
@@ -50,6 +52,7 @@ impl Reader<'_> {
             endpoints,
             identities,
             subject_alt_names: Vec::new(),
+            ranges: Vec::new(),
             traffic_distribution: self.traffic_distribution(namespace, object),
             node_local: object.spec.internal_local,
             publish_not_ready: object.spec.publish_not_ready,
@@ -133,6 +136,7 @@ impl Reader<'_> {
                 .iter()
                 .map(|name| name.as_str().into())
                 .collect(),
+            ranges: convert::address_ranges(&object.spec),
             traffic_distribution: None,
             node_local: false,
             publish_not_ready: false,

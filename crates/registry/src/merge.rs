@@ -169,6 +169,7 @@ fn bare(service: isthmus_model::Service) -> MeshService {
         identities: Vec::new(),
         own_identities: Vec::new(),
         subject_alt_names: Vec::new(),
+        ranges: Vec::new(),
         traffic_distribution: None,
         cluster_local: false,
         node_local: false,
@@ -181,6 +182,7 @@ fn bare(service: isthmus_model::Service) -> MeshService {
 fn from_base(base: Declared, cluster_local: bool, own: &ClusterId) -> Merged {
     let mut merged = MeshService {
         subject_alt_names: base.subject_alt_names,
+        ranges: base.ranges,
         traffic_distribution: base.traffic_distribution,
         node_local: base.node_local,
         publish_not_ready: base.publish_not_ready,
@@ -212,6 +214,7 @@ fn add_cluster((merged, endpoints): &mut Merged, other: Declared) {
         _ => {
             append(&mut merged.service.addresses, other.service.addresses);
             append(&mut merged.service.auto_addresses, other.service.auto_addresses);
+            append(&mut merged.ranges, other.ranges);
             merged.own_identities.extend(other.identities.iter().cloned());
         }
     }
@@ -219,7 +222,7 @@ fn add_cluster((merged, endpoints): &mut Merged, other: Declared) {
     endpoints.extend(other.endpoints);
 }
 
-fn append(addresses: &mut Vec<std::net::IpAddr>, more: Vec<std::net::IpAddr>) {
+fn append<T: PartialEq>(addresses: &mut Vec<T>, more: Vec<T>) {
     for address in more {
         if !addresses.contains(&address) {
             addresses.push(address);

@@ -12,7 +12,7 @@ pub use endpoint::{
 };
 pub use gateway::{gateway_addresses, network_gateways};
 pub use locality::{node_locality, pod_locality, workload_entry_locality};
-pub use service::{kubernetes_service, service_entry};
+pub use service::{address_ranges, kubernetes_service, service_entry};
 
 use crate::kubernetes;
 use crate::meta::Resource;

@@ -13,9 +13,9 @@ mod workload;
 
 pub use common::{Condition, Duration, PortSelector, WorkloadSelector};
 pub use destination_rule::{
-    ClientTls, ClientTlsMode, ConnectionPool, DestinationRule, Distribute, Failover, HttpPool, LoadBalancer,
-    LocalityLb, OutlierDetection, PortPolicy, ProxyProtocol, ProxyVersion, SimpleLb, Subset, TcpKeepalive,
-    TcpPool, TrafficPolicy,
+    ClientTls, ClientTlsMode, ConnectionPool, ConsistentHash, DestinationRule, Distribute, Failover,
+    HttpPool, LoadBalancer, LocalityLb, Maglev, OutlierDetection, PortPolicy, ProxyProtocol, ProxyVersion,
+    RingHash, SimpleLb, Subset, TcpKeepalive, TcpPool, TrafficPolicy, Warmup,
 };
 pub use gateway::{Gateway, GatewayPort, Server, ServerTls, ServerTlsMode};
 pub use others::{EnvoyFilter, IstioOperator, ProxyConfig, Telemetry, WasmPlugin};

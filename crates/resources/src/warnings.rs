@@ -49,12 +49,12 @@ const NOT_ENFORCED: &[(Kind, Scope, &str)] = &[
     (
         Kind::DestinationRule,
         Field("trafficPolicy.loadBalancer.consistentHash"),
-        "balancing falls back to least requests",
+        "our own proxy balances by least requests, and only useSourceIp says anything about TCP; an Envoy does as it is told",
     ),
     (
         Kind::DestinationRule,
         Field("trafficPolicy.loadBalancer.warmup"),
-        "new endpoints get their full share at once",
+        "our own proxy gives new endpoints their full share at once; an Envoy does as it is told",
     ),
     (Kind::DestinationRule, Field("trafficPolicy.tunnel"), "connections are not tunnelled"),
     (Kind::DestinationRule, Field("trafficPolicy.retryBudget"), "there are no retries of requests"),

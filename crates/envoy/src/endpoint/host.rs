@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::core::v3::HealthStatus;
 use envoy_types::pb::envoy::config::endpoint::v3 as pb;
 use isthmus_model::{Endpoint, Health};
 
-use crate::wire::{number, socket, sorted};
+use crate::wire::{number, place, sorted};
 
 /// A workload at its own address.
 pub(crate) fn direct(endpoint: &Endpoint, port: u16, weight: u32, mutual: bool) -> sorted::LbEndpoint {
@@ -47,7 +47,7 @@ fn host(
         metadata.insert("envoy.transport_socket_match".to_string(), sorted::texts([("tlsMode", "istio")]));
     }
     sorted::LbEndpoint {
-        endpoint: Some(pb::Endpoint { address: Some(socket(address, port)), ..Default::default() }),
+        endpoint: Some(pb::Endpoint { address: Some(place(address, port)), ..Default::default() }),
         health_status: health as i32,
         metadata: Some(sorted::Metadata { filter_metadata: metadata }),
         load_balancing_weight: Some(number(weight)),

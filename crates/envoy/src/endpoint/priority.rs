@@ -32,7 +32,7 @@ impl<'a> Plan<'a> {
     /// failover. Failover needs outlier detection, because without it nobody would notice that it is needed; a Service that asks
     /// for near endpoints gets it anyway.
     pub(crate) fn of(policy: &Effective<'a>, service: &MeshService, class: &'a Class) -> Self {
-        let setting = policy.balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
+        let setting = policy.locality(service);
         let failing_over = policy.outlier.is_some();
         let kind = match (setting, service.traffic_distribution) {
             (Some(setting), _) if setting.enabled == Some(false) => PlanKind::Flat,

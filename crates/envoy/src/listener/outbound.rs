@@ -1,29 +1,30 @@
 //! Outbound: one listener for each address and port of a service, found by the original destination.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3 as pb;
-use isthmus_model::{Endpoint, Health, ServicePort};
+use isthmus_model::{Endpoint, Health};
 use isthmus_proto::resource::Resource;
 use isthmus_registry::MeshService;
 use prost::Message;
 
-use super::{OUTBOUND_PORT, Route, tcp_proxy};
+use super::{Carriage, OUTBOUND_PORT, Route, carried, tcp_proxy, tls_inspector};
 use crate::class::Class;
-use crate::cluster::cluster_name;
 use crate::cluster::fixed::{BLACK_HOLE, PASSTHROUGH};
 use crate::names;
 use crate::settings::OutboundPolicy;
-use crate::wire::{boolean, number, socket};
+use crate::wire::{boolean, duration, number, socket};
+
+/// Patience for a ClientHello.
+const INSPECTION: Duration = Duration::from_secs(5);
 
 /// What captures all outbound connections and knows those that no other listener does.
 pub(crate) fn virtual_outbound(policy: OutboundPolicy, ipv4: bool) -> Resource {
     let name = "virtualOutbound";
-    let unknown = match policy {
-        OutboundPolicy::AllowAny => PASSTHROUGH,
-        OutboundPolicy::RegistryOnly => BLACK_HOLE,
-    };
+    let unknown = unknown_cluster(policy);
     // a connection to the capture port itself would come back for ever
     let loops = pb::FilterChain {
         name: "virtualOutbound-blackhole".to_string(),
@@ -70,24 +71,85 @@ fn headless(class: &Class, endpoints: &[Endpoint]) -> Vec<IpAddr> {
     found
 }
 
+/// What a connection to one port of a service meets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Paths {
+    /// The cluster of the whole port, which names the statistics.
+    pub(crate) whole: Arc<str>,
+    /// Where connections go; none is to the service itself.
+    pub(crate) route: Option<Route>,
+    /// Where those with these server names go; where there are some, others go where nobody declared anything.
+    pub(crate) named: Vec<(Vec<String>, Route)>,
+    /// What happens to others.
+    pub(crate) unknown: OutboundPolicy,
+    pub(crate) carriage: Carriage,
+}
+
 /// The listener of an address and a port of a service.
-pub(crate) fn listener(address: IpAddr, port: &ServicePort, host: &str, route: Option<Route>) -> Resource {
-    let name = format!("{address}_{}", port.number);
+pub(crate) fn listener(address: IpAddr, port: u16, paths: &Paths) -> Resource {
+    let name = format!("{address}_{port}");
     let listener = pb::Listener {
         name: name.clone(),
-        address: Some(socket(&address.to_string(), port.number)),
+        address: Some(socket(&address.to_string(), port)),
         bind_to_port: Some(boolean(false)),
-        filter_chains: filter_chains(port, host, route),
         traffic_direction: TrafficDirection::Outbound as i32,
-        ..Default::default()
+        ..filter_chains(paths)
     };
     Resource::new(name, listener.encode_to_vec().into())
 }
 
 /// What happens to a connection to one service port. This is where HTTP routing will come in: ports whose protocol
 /// `is_http` get a connection manager here; until then every port is carried as TCP.
-fn filter_chains(port: &ServicePort, host: &str, route: Option<Route>) -> Vec<pb::FilterChain> {
-    let whole = cluster_name(port.number, "", host);
-    let route = route.unwrap_or_else(|| Route::Cluster(whole.clone()));
-    vec![pb::FilterChain { filters: vec![tcp_proxy(&whole, &route)], ..Default::default() }]
+fn filter_chains(paths: &Paths) -> pb::Listener {
+    if paths.named.is_empty() {
+        let whole = || Route::Cluster(paths.whole.to_string());
+        let route = paths.route.clone().unwrap_or_else(whole);
+        let filters = vec![carried(&paths.whole, &route, &paths.carriage)];
+        let chain = pb::FilterChain { filters, ..Default::default() };
+        return pb::Listener { filter_chains: vec![chain], ..Default::default() };
+    }
+    let chains = paths.named.iter().map(|(names, route)| pb::FilterChain {
+        filter_chain_match: names_match(names),
+        filters: vec![carried(&paths.whole, route, &paths.carriage)],
+        ..Default::default()
+    });
+    // `*` matches all, and a chain that does is the default one
+    let (rest, named): (Vec<_>, Vec<_>) = chains.partition(|chain| chain.filter_chain_match.is_none());
+    let rest = rest.into_iter().next().unwrap_or_else(|| undeclared(paths.unknown));
+    pb::Listener { filter_chains: named, default_filter_chain: Some(rest), ..reading_tls() }
+}
+
+/// A listener that waits for a ClientHello, and not for ever: a server may speak first.
+pub(crate) fn reading_tls() -> pb::Listener {
+    pb::Listener {
+        listener_filters: vec![tls_inspector()],
+        listener_filters_timeout: Some(duration(INSPECTION)),
+        continue_on_listener_filters_timeout: true,
+        ..Default::default()
+    }
+}
+
+/// Matches connections with one of these server names; none when one of them is `*`.
+fn names_match(names: &[String]) -> Option<pb::FilterChainMatch> {
+    if names.iter().any(|name| name == "*") {
+        return None;
+    }
+    Some(pb::FilterChainMatch { server_names: names.to_vec(), ..Default::default() })
+}
+
+/// The chain of destinations that nobody declared (Istio's name).
+pub(crate) fn undeclared(policy: OutboundPolicy) -> pb::FilterChain {
+    let unknown = unknown_cluster(policy);
+    pb::FilterChain {
+        name: "PassthroughFilterChain".to_string(),
+        filters: vec![tcp_proxy(unknown, &Route::Cluster(unknown.to_string()))],
+        ..Default::default()
+    }
+}
+
+fn unknown_cluster(policy: OutboundPolicy) -> &'static str {
+    match policy {
+        OutboundPolicy::AllowAny => PASSTHROUGH,
+        OutboundPolicy::RegistryOnly => BLACK_HOLE,
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use isthmus_envoy::ProxyKind::Sidecar;
 use isthmus_proto::type_url;
+use isthmus_resources::Kind;
 
 use crate::world::{World, bookinfo};
 
@@ -56,6 +57,57 @@ fn one_endpoint_costs_one_assignment_and_a_thousand_proxies_of_a_class_share_it(
         .collect();
     assert_eq!(changed, ["outbound|80||s7.load.svc.cluster.local"]);
     assert!(proxies.iter().all(|proxy| Arc::ptr_eq(&world.view(proxy), &second)));
+}
+
+#[test]
+fn namespaces_that_differ_in_nothing_share_one_view_and_one_that_does_keeps_what_it_can() {
+    let mut world = World::new("east", &[]);
+    for n in 0..50 {
+        world.apply(&service(n));
+        world.apply(&slice(n, true));
+    }
+    let proxies: Vec<_> = (0..5)
+        .map(|n| world.proxy(Sidecar, &format!("ns-{n}"), &format!("p{n}"), &format!("10.4.{n}.1")))
+        .collect();
+    let first = world.view(&proxies[0]);
+    assert_eq!(world.translator.encoded(), (50, 50));
+    assert!(proxies.iter().all(|proxy| Arc::ptr_eq(&world.view(proxy), &first)));
+
+    // An endpoint's change is one assignment for all of them.
+    world.apply(&slice(7, false));
+    let second = world.view(&proxies[0]);
+    assert!(!Arc::ptr_eq(&first, &second));
+    assert!(proxies.iter().all(|proxy| Arc::ptr_eq(&world.view(proxy), &second)));
+    assert_eq!(world.translator.encoded(), (50, 51));
+
+    // One namespace sees a service less.
+    world.apply("{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: few, namespace: ns-1}, spec: {egress: [{hosts: ['*/s3.load.svc.cluster.local']}]}}");
+    let few = world.view(&proxies[1]);
+    assert_eq!(few.set(type_url::ENDPOINTS).unwrap().len(), 1);
+    assert_eq!(world.view(&proxies[2]).set(type_url::ENDPOINTS).unwrap().len(), 50);
+    assert_eq!(world.translator.encoded(), (50, 51));
+
+    // And gets it back as the others have it.
+    world.delete(Kind::Sidecar, "ns-1", "few");
+    let others = world.view(&proxies[2]);
+    assert!(proxies.iter().all(|proxy| Arc::ptr_eq(&world.view(proxy), &others)));
+}
+
+#[test]
+fn a_route_of_one_namespace_is_not_shared_with_another() {
+    let mut world = World::new("east", &[]);
+    for n in 0..2 {
+        world.apply(&service(n));
+        world.apply(&slice(n, true));
+    }
+    world.apply("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v, namespace: load}, spec: {hosts: [s0.load.svc.cluster.local], tcp: [{match: [{sourceNamespace: ns-1}], route: [{destination: {host: s1.load.svc.cluster.local, port: {number: 80}}}]}]}}");
+    let listener = |world: &mut World, namespace: &str| {
+        let proxy = world.proxy(Sidecar, namespace, "p", "10.4.0.1");
+        world.view(&proxy).set(type_url::LISTENER).unwrap().get("10.97.0.1_80").unwrap().body.clone()
+    };
+    let (other, matched) = (listener(&mut world, "ns-0"), listener(&mut world, "ns-1"));
+    assert_ne!(other, matched);
+    assert_eq!(listener(&mut world, "ns-2"), other);
 }
 
 #[test]

@@ -9,5 +9,6 @@ mod gateways;
 mod grpc;
 mod inbound;
 mod kept;
+mod open;
 mod real;
 mod world;

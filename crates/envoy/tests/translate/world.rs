@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
-use isthmus_envoy::{ControlPlane, MeshSettings, OutboundPolicy, Proxy, ProxyKind, Translator};
+use isthmus_envoy::{ControlPlane, Defaults, MeshSettings, OutboundPolicy, Proxy, ProxyKind, Translator};
 use isthmus_model::{ClusterId, Labels, Locality, Namespace, NetworkId, PeerChange};
 use isthmus_proto::nds::NameTable;
 use isthmus_proto::resource::View;
@@ -58,6 +58,7 @@ impl World {
                 addresses: vec!["10.9.9.9:15012".parse().unwrap()],
             },
             outbound_policy: OutboundPolicy::AllowAny,
+            defaults: Defaults::default(),
         };
         let translator = Translator::new(settings.clone());
         let mut world = Self { cluster, registry, settings, translator };

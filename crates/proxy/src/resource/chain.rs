@@ -134,7 +134,6 @@ fn target(proxy: &tcp::TcpProxy) -> Checked<Target> {
     let refuse = |set: bool, field: &str| if set { Err(Invalid::unsupported(field)) } else { Ok(()) };
     refuse(proxy.tunneling_config.is_some(), "tunneling_config")?;
     refuse(proxy.metadata_match.is_some(), "metadata_match")?;
-    refuse(!proxy.hash_policy.is_empty(), "hash_policy")?;
     match &proxy.cluster_specifier {
         Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(name)) => Ok(Target::Cluster(name.as_str().into())),
         Some(tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => {

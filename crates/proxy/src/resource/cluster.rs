@@ -200,6 +200,8 @@ fn policy(cluster: &proto::Cluster, kind: &Kind) -> Checked<Policy> {
         Ok(LbPolicy::LeastRequest) => Ok(Policy::LeastRequest),
         Ok(LbPolicy::RoundRobin) => Ok(Policy::RoundRobin),
         Ok(LbPolicy::Random) => Ok(Policy::Random),
+        // No hash is taken here: the warnings of DestinationRules say so.
+        Ok(LbPolicy::RingHash | LbPolicy::Maglev) => Ok(Policy::LeastRequest),
         Ok(other) => Err(Invalid::unsupported(format!("lb_policy.{}", other.as_str_name()))),
         Err(_) => Err(Invalid::new("lb_policy", format!("{} is unknown", cluster.lb_policy))),
     }

@@ -69,6 +69,7 @@ impl World {
                 addresses: vec!["10.9.9.9:15012".parse().unwrap()],
             },
             outbound_policy: OutboundPolicy::AllowAny,
+            defaults: isthmus_envoy::Defaults::default(),
         });
         registry.publish();
         Self { name, registry, translator }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use isthmus_model::{ClusterId, Hostname, Namespace, Service, SpiffeId};
 
 /// What names a service in a snapshot: one host may be declared in several namespaces.
@@ -43,6 +44,8 @@ pub struct MeshService {
     pub identities: Vec<SpiffeId>,
     /// Those of them that our own cluster's workloads have, ready or not.
     pub own_identities: Vec<SpiffeId>,
+    /// Ranges of addresses that a ServiceEntry names: whoever goes to one of them means this service.
+    pub ranges: Vec<IpNet>,
     /// SANs that a ServiceEntry lists.
     pub subject_alt_names: Vec<Arc<str>>,
     /// Prefer near endpoints, as the Service asks.

@@ -87,6 +87,13 @@ pub fn service_entry(entry: &Resource<istio::ServiceEntry>) -> Vec<Service> {
         .collect()
 }
 
+/// Addresses of a ServiceEntry that are ranges of several.
+#[must_use]
+pub fn address_ranges(spec: &istio::ServiceEntry) -> Vec<ipnet::IpNet> {
+    let several = spec.addresses.iter().filter(|text| single_address(text).is_none());
+    several.filter_map(|text| text.parse::<ipnet::IpNet>().ok()).map(|range| range.trunc()).collect()
+}
+
 fn port(port: &istio::ServiceEntryPort) -> ServicePort {
     // The fallback for well-known ports is for Kubernetes Services only; number 0 keeps clear of it.
     let protocol = if port.protocol.is_empty() {

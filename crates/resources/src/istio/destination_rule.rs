@@ -80,12 +80,75 @@ pub struct Subset {
 pub struct LoadBalancer {
     /// A plain algorithm.
     pub simple: Option<SimpleLb>,
-    /// Not enforced yet.
-    pub consistent_hash: Option<Value>,
+    /// By a hash of the connection.
+    pub consistent_hash: Option<ConsistentHash>,
     /// Balancing over localities.
     pub locality_lb_setting: Option<LocalityLb>,
-    /// Not enforced yet.
-    pub warmup: Option<Value>,
+    /// New endpoints get their share little by little.
+    pub warmup: Option<Warmup>,
+    /// Older form of `warmup.duration`.
+    pub warmup_duration_secs: Option<Duration>,
+}
+
+/// Balancing by a hash of the connection.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ConsistentHash {
+    /// Of the client's address; of all sources of a hash the one that TCP has.
+    pub use_source_ip: bool,
+    /// A ring of so many points at least; 1024 when nothing is said.
+    pub ring_hash: Option<RingHash>,
+    /// Maglev's table, which is larger and faster.
+    pub maglev: Option<Maglev>,
+    /// Older form of `ringHash.minimumRingSize`.
+    #[serde(deserialize_with = "whole")]
+    pub minimum_ring_size: u64,
+}
+
+/// A ring of hashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RingHash {
+    /// Points at least; 0 is 1024.
+    #[serde(deserialize_with = "whole")]
+    pub minimum_ring_size: u64,
+}
+
+/// Maglev's table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Maglev {
+    /// Its size, a prime; 0 is Envoy's choice.
+    #[serde(deserialize_with = "whole")]
+    pub table_size: u64,
+}
+
+/// How new endpoints warm up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Warmup {
+    /// For how long.
+    pub duration: Option<Duration>,
+    /// Share at the start, in percent; 10 when absent.
+    pub minimum_percent: Option<f64>,
+    /// How the share grows; 1 is evenly.
+    pub aggression: Option<f64>,
+}
+
+/// A whole number, which protobuf's JSON form writes as text when it may have 64 bits.
+fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u64),
+        Text(String),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::Number(number) => Ok(number),
+        Either::Text(text) => {
+            text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is not a whole number")))
+        }
+    }
 }
 
 /// Which PROXY header endpoints are sent.
