@@ -115,6 +115,10 @@ fn a_pods_proxy_takes_its_properties_from_the_files_and_has_istios_names() {
     ] {
         assert!(listeners.contains(&wanted), "{wanted} in {listeners:?}");
     }
+    let range = &named(&all["listeners"], "0.0.0.0_502")["filter_chains"][0]["filter_chain_match"];
+    assert_eq!(*range, json!({"prefix_ranges": [{"address_prefix": "10.77.0.0", "prefix_len": 16}]}));
+    let by_name = &named(&all["listeners"], "0.0.0.0_443")["filter_chains"][0]["filter_chain_match"];
+    assert_eq!(*by_name, json!({"server_names": ["*.cloud.example"]}));
     assert_eq!(all["routes"], json!([]));
     assert_eq!(all["secrets"], json!([{"name": "ROOTCA"}, {"name": "default"}]));
     let table = &all["names"][0]["table"];
@@ -347,5 +351,48 @@ fn wrong_usage_and_what_is_not_there_are_told_apart() {
         let failed = preview(&arguments);
         assert_eq!(failed.status.code(), Some(1), "{arguments:?}: {}", said(&failed));
         assert!(said(&failed).contains(right), "{arguments:?}: {}", said(&failed));
+    }
+}
+
+/// A bootstrap with everything that a proxy gets, its assignments as clusters of their own so that they are checked too.
+fn bootstrap(all: &Value) -> Value {
+    let stub = |name: &str| json!({"name": name, "type": "STATIC"});
+    let mut clusters = vec![stub("xds-grpc"), stub("sds-grpc")];
+    clusters.extend(all["clusters"].as_array().unwrap().iter().cloned());
+    clusters.extend(all["endpoints"].as_array().unwrap().iter().map(|assignment| {
+        let name = format!("check {}", assignment["cluster_name"].as_str().unwrap());
+        json!({"name": name, "type": "STATIC", "load_assignment": assignment})
+    }));
+    json!({
+        "node": {"id": "test", "cluster": "test"},
+        "static_resources": {"clusters": clusters, "listeners": all["listeners"]},
+        "dynamic_resources": {"ads_config": {
+            "api_type": "DELTA_GRPC", "transport_api_version": "V3",
+            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+        }},
+    })
+}
+
+#[test]
+fn a_real_envoy_takes_what_is_previewed_as_its_bootstrap() {
+    let place = tempfile::tempdir().unwrap();
+    for (whose, name) in
+        [("shop/web-1", "web"), ("shop/press", "press"), ("istio-system/gateway-1", "gateway")]
+    {
+        let mesh = ["-f", "east", "--proxy-cluster", "east", "--cluster", "west=west.yaml"];
+        let all = shown(&[&mesh[..], &["--mesh-networks", "networks.yaml", "--proxy", whose]].concat());
+        let file = place.path().join(format!("{name}.json"));
+        std::fs::write(&file, bootstrap(&all).to_string()).unwrap();
+        let arguments = ["--mode", "validate", "-l", "warning", "--config-path"];
+        match Command::new("envoy").args(arguments).arg(&file).output() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                eprintln!("no envoy in PATH: nothing was checked against a real one");
+                return;
+            }
+            outcome => {
+                let output = outcome.unwrap();
+                assert!(output.status.success(), "{whose}: {}", said(&output));
+            }
+        }
     }
 }
