@@ -8,7 +8,7 @@ use bytes::Bytes;
 use isthmus_lifecycle::Signal;
 use isthmus_proto::resource::fnv1a;
 use parking_lot::Mutex;
-use prost::Message;
+use prost::{Message, encoding};
 use tokio::sync::Notify;
 
 use crate::data::{DataDir, DataError};
@@ -53,7 +53,26 @@ struct Contents {
     types: Vec<OneType>,
 }
 
-type Types = BTreeMap<Arc<str>, BTreeMap<Arc<str>, Entry>>;
+type Types = BTreeMap<Arc<str>, BTreeMap<Arc<str>, Kept>>;
+
+/// An entry as it is held, under its name: there may be tens of thousands.
+#[derive(Debug)]
+struct Kept {
+    version: Box<str>,
+    body: Bytes,
+}
+
+impl Kept {
+    fn entry(&self, name: &str) -> Entry {
+        Entry { name: name.to_string(), version: self.version.to_string(), body: self.body.clone() }
+    }
+}
+
+impl From<Entry> for Kept {
+    fn from(entry: Entry) -> Self {
+        Self { version: entry.version.into(), body: entry.body }
+    }
+}
 
 /// Remembers resources by type and name. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -94,7 +113,9 @@ impl ResourceCache {
     /// What is remembered of one type, in name order.
     #[must_use]
     pub fn entries(&self, type_url: &str) -> Vec<Entry> {
-        self.types.lock().get(type_url).map(|entries| entries.values().cloned().collect()).unwrap_or_default()
+        let types = self.types.lock();
+        let entries = types.get(type_url).into_iter().flatten();
+        entries.map(|(name, kept)| kept.entry(name)).collect()
     }
 
     /// Whether nothing is remembered.
@@ -111,7 +132,7 @@ impl ResourceCache {
             of_type.remove(name);
         }
         for entry in upserts {
-            of_type.insert(entry.name.as_str().into(), entry);
+            of_type.insert(entry.name.as_str().into(), entry.into());
         }
         drop(types);
         self.changed.notify_one();
@@ -151,27 +172,35 @@ impl ResourceCache {
         }
     }
 
+    /// [`Contents`] behind a checksum, written piece by piece: a copy of all of it at a time is enough.
     fn encode(&self) -> Vec<u8> {
         let types = self.types.lock();
-        let one = |(type_url, entries): (&Arc<str>, &BTreeMap<Arc<str>, Entry>)| OneType {
-            type_url: type_url.to_string(),
-            entries: entries.values().cloned().collect(),
-        };
-        let contents = Contents { owner: self.owner.to_string(), types: types.iter().map(one).collect() };
+        let mut out = Vec::with_capacity(MAGIC.len() + 8);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&[0; 8]);
+        let begins = out.len();
+        encoding::string::encode(1, &self.owner.to_string(), &mut out);
+        for (type_url, entries) in types.iter() {
+            let type_url = type_url.to_string();
+            let all = || entries.iter().map(|(name, kept)| kept.entry(name));
+            let length: usize = all().map(|entry| encoding::message::encoded_len(2, &entry)).sum();
+            encoding::encode_key(2, encoding::WireType::LengthDelimited, &mut out);
+            encoding::encode_varint((encoding::string::encoded_len(1, &type_url) + length) as u64, &mut out);
+            encoding::string::encode(1, &type_url, &mut out);
+            out.reserve(length);
+            all().for_each(|entry| encoding::message::encode(2, &entry, &mut out));
+        }
         drop(types);
-        let body = contents.encode_to_vec();
-        let mut bytes = Vec::with_capacity(body.len() + 16);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&fnv1a(&body).to_be_bytes());
-        bytes.extend_from_slice(&body);
-        bytes
+        let checksum = fnv1a(&out[begins..]).to_be_bytes();
+        out[MAGIC.len()..begins].copy_from_slice(&checksum);
+        out
     }
 }
 
 impl Contents {
     fn into_types(self) -> Types {
         let entries = |one: OneType| {
-            let by_name = one.entries.into_iter().map(|entry| (Arc::from(entry.name.as_str()), entry));
+            let by_name = one.entries.into_iter().map(|entry| (Arc::from(entry.name.as_str()), entry.into()));
             (Arc::from(one.type_url.as_str()), by_name.collect())
         };
         self.types.into_iter().map(entries).collect()
@@ -211,6 +240,20 @@ mod tests {
         assert_eq!(again.entries("cds"), [entry("b", b"3")]);
         assert!(again.entries("lds").is_empty());
         assert!(ResourceCache::open(&data, "ratings").unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_file_is_the_message_that_it_is_read_as() {
+        let temporary = tempfile::tempdir().unwrap();
+        let data = DataDir::open(temporary.path()).unwrap();
+        let cache = ResourceCache::open(&data, "reviews").unwrap();
+        cache.change("cds", vec![entry("a", b"1"), entry("b", &[7; 300])], &[]);
+        cache.change("lds", vec![], &[]);
+        let one = |type_url: &str, entries| OneType { type_url: type_url.into(), entries };
+        let types = vec![one("cds", vec![entry("a", b"1"), entry("b", &[7; 300])]), one("lds", vec![])];
+        let contents = Contents { owner: "reviews".into(), types };
+        assert_eq!(cache.encode()[16..], contents.encode_to_vec());
+        assert_eq!(decode(&cache.encode()), Some(contents));
     }
 
     #[test]

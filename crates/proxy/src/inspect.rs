@@ -62,7 +62,7 @@ fn show_chain(matched: &str, chain: &Chain) -> Value {
 }
 
 pub(crate) fn clusters(shared: &Shared) -> Value {
-    Value::Array(sorted(shared).iter().map(|cluster| show_cluster(cluster)).collect())
+    Value::Array(all(shared).map(|cluster| show_cluster(&cluster)).collect())
 }
 
 fn show_cluster(cluster: &Cluster) -> Value {
@@ -96,7 +96,7 @@ fn show_cluster(cluster: &Cluster) -> Value {
 }
 
 pub(crate) fn endpoints(shared: &Shared) -> Value {
-    Value::Array(sorted(shared).iter().flat_map(|cluster| show_endpoints(cluster)).collect())
+    Value::Array(all(shared).flat_map(|cluster| show_endpoints(&cluster)).collect())
 }
 
 fn show_endpoints(cluster: &Cluster) -> Vec<Value> {
@@ -128,10 +128,10 @@ fn show_endpoints(cluster: &Cluster) -> Vec<Value> {
     cluster.endpoints().into_iter().map(show).collect()
 }
 
-fn sorted(shared: &Shared) -> Vec<Arc<Cluster>> {
-    let mut all: Vec<Arc<Cluster>> = shared.tables.clusters.read().values().cloned().collect();
-    all.sort_by(|a, b| a.name().cmp(b.name()));
-    all
+/// One by one: a cluster that nobody needs is compiled to be shown, and no more.
+fn all(shared: &Shared) -> impl Iterator<Item = Arc<Cluster>> {
+    let clusters = &shared.tables.clusters;
+    clusters.names().into_iter().filter_map(|name| clusters.look(shared, &name))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -24,6 +24,7 @@ mod announced;
 mod balance;
 mod chains;
 mod cluster;
+mod clusters;
 pub mod config;
 mod connect;
 mod detect;

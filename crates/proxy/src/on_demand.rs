@@ -192,7 +192,7 @@ impl OnDemand {
                 used.iter().filter(|(_, used)| is_old(used)).map(|(name, _)| Arc::clone(name)).collect()
             };
             let idle =
-                |name: &Arc<str>| shared.tables.cluster(name).is_none_or(|cluster| cluster.active() == 0);
+                |name: &Arc<str>| shared.tables.clusters.live(name).is_none_or(|cluster| cluster.active() == 0);
             let unused: HashSet<Arc<str>> = old.into_iter().filter(idle).collect();
             if unused.is_empty() {
                 continue;
@@ -252,19 +252,19 @@ pub(crate) async fn is_exported(shared: &Shared, table: &str, server_name: &str)
 
 /// The cluster of this name, fetched if need be. None: it does not exist.
 pub(crate) async fn cluster(shared: &Shared, name: &str) -> Result<Option<Arc<Cluster>>, Refusal> {
-    let Some(on_demand) = shared.on_demand.get() else { return Ok(shared.tables.cluster(name)) };
-    if let Some(cluster) = shared.tables.cluster(name) {
+    let Some(on_demand) = shared.on_demand.get() else { return Ok(shared.cluster(name)) };
+    if let Some(cluster) = shared.cluster(name) {
         on_demand.touch(name);
         return Ok(Some(cluster));
     }
     let waiting = on_demand.ask(name).inspect_err(|_| shared.metrics.refused("on_demand_overflow"))?;
     // It may have come between the look and the question.
-    if let Some(cluster) = shared.tables.cluster(name) {
+    if let Some(cluster) = shared.cluster(name) {
         on_demand.arrived(&waiting.name);
         return Ok(Some(cluster));
     }
     match waiting.answer().await {
-        Answer::Arrived => Ok(shared.tables.cluster(name)),
+        Answer::Arrived => Ok(shared.cluster(name)),
         Answer::Absent => {
             shared.metrics.refused("on_demand_absent");
             Ok(None)

@@ -12,13 +12,13 @@ use parking_lot::{Mutex, RwLock};
 use crate::access::Record;
 use crate::balance::outlier::Outliers;
 use crate::cluster::Cluster;
+use crate::clusters::Clusters;
 use crate::config::Config;
 use crate::connect::Connector;
 use crate::flows::{Flow, Flows, Networks};
 use crate::metrics::Metrics;
 use crate::on_demand::OnDemand;
 use crate::on_demand::names::Names;
-use crate::resource::assignment::Assignment;
 use crate::resource::listener::Listener;
 use crate::resource::tls::Configurations;
 
@@ -41,13 +41,18 @@ pub(crate) struct Shared {
     pub(crate) networks: ArcSwap<Networks>,
 }
 
+impl Shared {
+    /// The cluster of this name, for a connection.
+    pub(crate) fn cluster(&self, name: &str) -> Option<Arc<Cluster>> {
+        self.tables.clusters.get(self, name)
+    }
+}
+
 /// What is in force.
 #[derive(Default)]
 pub(crate) struct Tables {
     pub(crate) listeners: RwLock<Listeners>,
-    pub(crate) clusters: RwLock<HashMap<Arc<str>, Arc<Cluster>>>,
-    /// By EDS name; clusters may come later than their endpoints.
-    pub(crate) assignments: RwLock<HashMap<Arc<str>, Arc<Assignment>>>,
+    pub(crate) clusters: Clusters,
 }
 
 /// Listeners by name, and those without a socket by address.
@@ -58,10 +63,6 @@ pub(crate) struct Listeners {
 }
 
 impl Tables {
-    pub(crate) fn cluster(&self, name: &str) -> Option<Arc<Cluster>> {
-        self.clusters.read().get(name).cloned()
-    }
-
     /// The listener that stands for a destination: its address and port, else its port on any address.
     pub(crate) fn listener_for(&self, destination: SocketAddr) -> Option<Arc<Listener>> {
         let any: IpAddr = match destination {

@@ -21,6 +21,8 @@ mod gateway;
 mod handover;
 #[path = "main/inbound.rs"]
 mod inbound;
+#[path = "main/many.rs"]
+mod many;
 #[path = "main/on_demand.rs"]
 mod on_demand;
 #[path = "main/outbound.rs"]

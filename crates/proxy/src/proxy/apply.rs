@@ -11,17 +11,13 @@ use prost::Name;
 
 use super::{Proxy, Rejection};
 use crate::announced::Accepted;
-use crate::cluster::Cluster;
-use crate::resource::assignment::Assignment;
-use crate::resource::cluster::{ClusterConfig, Kind};
 use crate::resource::listener::Listener;
-use crate::resource::{Checked, Invalid, decode};
-use crate::{resolve, shared};
+use crate::resource::{Checked, Invalid};
 
 type Upserts = Vec<(Arc<str>, Bytes)>;
 
 pub(super) fn apply(proxy: &Proxy, type_url: &str, upserts: Upserts, removed: &[Arc<str>]) -> Vec<Rejection> {
-    type Put = fn(&Proxy, &Arc<str>, &[u8]) -> Checked<()>;
+    type Put = fn(&Proxy, &Arc<str>, &Bytes) -> Checked<()>;
     type Remove = fn(&Proxy, &str);
     let (kind, put, remove): (&'static str, Put, Remove) = if type_url == ListenerProto::type_url() {
         ("listener", put_listener, remove_listener)
@@ -41,7 +37,7 @@ pub(super) fn apply(proxy: &Proxy, type_url: &str, upserts: Upserts, removed: &[
             proxy.shared.metrics.rejected(kind);
             // Whoever waits for its first form would wait in vain.
             if kind == "cluster"
-                && proxy.shared.tables.cluster(&name).is_none()
+                && !proxy.shared.tables.clusters.has(&name)
                 && let Some(on_demand) = proxy.shared.on_demand.get()
             {
                 on_demand.absent(&name);
@@ -55,7 +51,7 @@ pub(super) fn apply(proxy: &Proxy, type_url: &str, upserts: Upserts, removed: &[
     rejections
 }
 
-fn put_listener(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
+fn put_listener(proxy: &Proxy, name: &Arc<str>, bytes: &Bytes) -> Checked<()> {
     let mut listener = Listener::compile(name, bytes, &proxy.shared.tls)?;
     if listener.bound && proxy.shared.config.announced_ports.contains(&listener.address.port()) {
         listener.announced.get_or_insert(Accepted { v1: true, v2: true });
@@ -109,22 +105,8 @@ fn unbound(listener: &Listener) -> impl Iterator<Item = SocketAddr> {
     places.iter().map(|place| place.address)
 }
 
-fn put_cluster(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
-    let config = ClusterConfig::compile(name, bytes, &proxy.shared.tls)?;
-    let tables = &proxy.shared.tables;
-    let former = tables.cluster(name);
-    let cluster = Arc::new(Cluster::new(config, former.as_deref()));
-    if let Kind::Eds(service) = &cluster.config.kind {
-        let known = tables.assignments.read().get(service).cloned();
-        if let Some(assignment) = known {
-            cluster.assign(&assignment);
-        }
-    }
-    for host in cluster.ejected() {
-        proxy.shared.outliers.watch(&cluster, &host);
-    }
-    resolve::start(&proxy.shared, &cluster);
-    tables.clusters.write().insert(Arc::clone(name), cluster);
+fn put_cluster(proxy: &Proxy, name: &Arc<str>, body: &Bytes) -> Checked<()> {
+    proxy.shared.tables.clusters.put(&proxy.shared, name, body)?;
     if let Some(on_demand) = proxy.shared.on_demand.get() {
         on_demand.arrived(name);
     }
@@ -132,52 +114,24 @@ fn put_cluster(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
 }
 
 fn remove_cluster(proxy: &Proxy, name: &str) {
-    let tables = &proxy.shared.tables;
-    let former = tables.clusters.write().remove(name);
+    proxy.shared.tables.clusters.remove(name);
     if let Some(on_demand) = proxy.shared.on_demand.get() {
         on_demand.absent(name);
     }
-    let Some(former) = former else { return };
-    if let Kind::Eds(service) = &former.config.kind
-        && users(tables, service).is_empty()
-    {
-        tables.assignments.write().remove(service);
-    }
 }
 
-fn put_endpoints(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
-    let load: ClusterLoadAssignment = decode(bytes)?;
-    let assignment = Arc::new(Assignment::compile(&load, false)?);
-    let tables = &proxy.shared.tables;
-    tables.assignments.write().insert(Arc::clone(name), Arc::clone(&assignment));
-    for cluster in users(tables, name) {
-        cluster.assign(&assignment);
-    }
-    Ok(())
+fn put_endpoints(proxy: &Proxy, name: &Arc<str>, body: &Bytes) -> Checked<()> {
+    proxy.shared.tables.clusters.put_endpoints(name, body)
 }
 
 fn remove_endpoints(proxy: &Proxy, name: &str) {
-    let tables = &proxy.shared.tables;
-    tables.assignments.write().remove(name);
-    for cluster in users(tables, name) {
-        cluster.forget_endpoints();
-    }
+    proxy.shared.tables.clusters.remove_endpoints(name);
 }
 
-fn put_names(proxy: &Proxy, name: &Arc<str>, bytes: &[u8]) -> Checked<()> {
+fn put_names(proxy: &Proxy, name: &Arc<str>, bytes: &Bytes) -> Checked<()> {
     proxy.shared.names.put(name, bytes)
 }
 
 fn remove_names(proxy: &Proxy, name: &str) {
     proxy.shared.names.remove(name);
-}
-
-/// Clusters that take their endpoints under this EDS name: usually the one of that name.
-fn users(tables: &shared::Tables, service: &str) -> Vec<Arc<Cluster>> {
-    let uses = |cluster: &Arc<Cluster>| matches!(&cluster.config.kind, Kind::Eds(of) if **of == *service);
-    let clusters = tables.clusters.read();
-    match clusters.get(service) {
-        Some(cluster) if uses(cluster) => vec![Arc::clone(cluster)],
-        _ => clusters.values().filter(|cluster| uses(cluster)).cloned().collect(),
-    }
 }
