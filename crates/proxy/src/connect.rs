@@ -32,7 +32,7 @@ pub(crate) struct Connector {
 pub(crate) struct Connected {
     pub(crate) stream: Stream,
     /// The verified certificate of the upstream, when it is TLS.
-    pub(crate) peer: Option<PeerCertificate>,
+    pub(crate) peer: Option<Arc<PeerCertificate>>,
 }
 
 /// Why an upstream connection failed, before it carried a byte.
@@ -169,6 +169,6 @@ async fn encrypt(
 ) -> Result<Connected, HandshakeError> {
     let name = tls.server_name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
     let left = deadline.saturating_duration_since(Instant::now());
-    let (stream, peer) = isthmus_tls::connect(stream, &tls.config, name, left).await?;
+    let (stream, peer) = tls.originator.connect(stream, name, left).await?;
     Ok(Connected { stream: Stream::Client(Box::new(stream)), peer: Some(peer) })
 }

@@ -5,18 +5,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use isthmus_tls::TlsStream;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::{client, server};
 
 /// One side of a connection.
 pub(crate) enum Stream {
     Plain(TcpStream),
     /// Plain, with bytes that were read before.
     Begun(Prefixed),
-    Client(Box<client::TlsStream<TcpStream>>),
-    Server(Box<server::TlsStream<Prefixed>>),
+    Client(Box<TlsStream<TcpStream>>),
+    Server(Box<TlsStream<Prefixed>>),
 }
 
 /// A TCP stream whose first bytes were already read.
@@ -43,8 +43,8 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Begun(begun) => &begun.inner,
-            Self::Client(tls) => tls.get_ref().0,
-            Self::Server(tls) => &tls.get_ref().0.inner,
+            Self::Client(tls) => tls.get_ref(),
+            Self::Server(tls) => &tls.get_ref().inner,
         }
     }
 

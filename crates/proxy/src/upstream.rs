@@ -86,7 +86,7 @@ pub(crate) async fn reach(
                 if last_resort {
                     cluster.readmit(&endpoint.host);
                 }
-                record.upstream = peer.as_ref().map(Peer::from);
+                record.upstream = peer.as_deref().map(Peer::from);
                 record.endpoint = Some(endpoint);
                 return Ok(Reached { stream, active: Some(active), occupied });
             }
@@ -146,7 +146,7 @@ async fn original(
     match shared.connector.connect(cluster, destination, &cluster.config.transport, Some(client)).await {
         Ok(Connected { stream, peer }) => {
             cluster.set_refusing(false);
-            record.upstream = peer.as_ref().map(Peer::from);
+            record.upstream = peer.as_deref().map(Peer::from);
             Ok(Reached { stream, active: None, occupied })
         }
         Err(error) => {

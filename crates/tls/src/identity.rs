@@ -1,10 +1,12 @@
 //! The live identity: current leaf and trust, replaced in one step, read at every handshake.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use isthmus_model::SpiffeId;
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::ProducesTickets;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,6 +16,7 @@ use tokio::sync::watch;
 use crate::files::Material;
 use crate::peer::{InvalidCertificate, PeerCertificate};
 use crate::trust::{InvalidRoots, Trust};
+use crate::verified::Verified;
 
 /// Why a key and a chain are not an identity.
 #[derive(Debug, Clone, Error)]
@@ -136,6 +139,20 @@ pub struct Snapshot {
     pub leaf: Option<Arc<Leaf>>,
     /// Whom to believe.
     pub trust: Trust,
+    /// What this trust said of chains.
+    pub(crate) verified: Verified,
+    /// Keys of session tickets, made when the first is written. None: there is no randomness to be had, and no tickets.
+    tickets: OnceLock<Option<Arc<dyn ProducesTickets>>>,
+}
+
+impl Snapshot {
+    fn new(leaf: Option<Arc<Leaf>>, trust: Trust) -> Self {
+        Self { leaf, trust, verified: Verified::default(), tickets: OnceLock::new() }
+    }
+
+    pub(crate) fn tickets(&self) -> Option<&dyn ProducesTickets> {
+        self.tickets.get_or_init(|| Ticketer::new().ok()).as_deref()
+    }
 }
 
 /// Handle to a live identity. Cheap to clone; all clones see an update.
@@ -169,20 +186,20 @@ impl Identity {
 
     fn start(leaf: Option<Arc<Leaf>>, trust: Trust) -> Self {
         Self {
-            current: Arc::new(ArcSwap::from_pointee(Snapshot { leaf, trust })),
+            current: Arc::new(ArcSwap::from_pointee(Snapshot::new(leaf, trust))),
             changes: Arc::new(watch::Sender::new(0)),
         }
     }
 
     /// Replaces leaf and trust in one step. Handshakes that begin later use them; open connections stay.
     pub fn update(&self, leaf: Leaf, trust: Trust) {
-        self.current.store(Arc::new(Snapshot { leaf: Some(Arc::new(leaf)), trust }));
+        self.current.store(Arc::new(Snapshot::new(Some(Arc::new(leaf)), trust)));
         self.changes.send_modify(|count| *count += 1);
     }
 
     /// Replaces the trust alone.
     pub fn update_trust(&self, trust: Trust) {
-        self.current.rcu(|now| Snapshot { leaf: now.leaf.clone(), trust: trust.clone() });
+        self.current.rcu(|now| Snapshot::new(now.leaf.clone(), trust.clone()));
         self.changes.send_modify(|count| *count += 1);
     }
 

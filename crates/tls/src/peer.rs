@@ -121,6 +121,12 @@ impl fmt::Display for PeerCertificate {
     }
 }
 
+/// From when until when a certificate is valid. Those of CAs may have names that are no peer's.
+pub(crate) fn validity(der: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {
+    let (_, x509) = X509Certificate::from_der(der).ok()?;
+    Some((time(x509.validity().not_before.timestamp()), time(x509.validity().not_after.timestamp())))
+}
+
 fn hex(bytes: &[u8]) -> String {
     // DER adds a zero octet before a first byte of 0x80 and above.
     let bytes = match bytes {

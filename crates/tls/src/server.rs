@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
+use rustls::{CommonState, ServerConfig};
+use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -14,7 +15,9 @@ use crate::client::CurrentLeaf;
 use crate::identity::Identity;
 use crate::peer::PeerCertificate;
 use crate::refused::{HandshakeError, Refused};
+use crate::sessions::Tickets;
 use crate::verify::Clients;
+use crate::{handshake, stream};
 
 /// What a server asks of its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,20 +33,76 @@ pub enum ClientAuth {
 /// A server configuration that follows the identity.
 #[must_use]
 pub fn server_config(identity: &Identity, auth: ClientAuth, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+    let clients = Arc::new(Clients { identity: identity.clone(), auth });
+    let mut config = config(identity, clients, alpn);
+    config.send_tls13_tickets = 0;
+    Arc::new(config)
+}
+
+fn config(identity: &Identity, clients: Arc<Clients>, alpn: &[&[u8]]) -> ServerConfig {
     let builder = ServerConfig::builder_with_provider(crate::provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has cipher suites for TLS 1.2 and 1.3");
-    let builder = match auth {
+    let builder = match clients.auth {
         ClientAuth::None => builder.with_no_client_auth(),
-        ClientAuth::Required | ClientAuth::Optional => {
-            builder.with_client_cert_verifier(Arc::new(Clients { identity: identity.clone(), auth }))
-        }
+        ClientAuth::Required | ClientAuth::Optional => builder.with_client_cert_verifier(clients),
     };
     let mut config = builder.with_cert_resolver(Arc::new(CurrentLeaf(identity.clone())));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Arc::new(config)
+    config
+}
+
+/// Accepts mutual TLS on the data path: sessions are resumed, and the streams are made for moving bytes.
+#[derive(Debug)]
+pub struct Terminator {
+    config: Arc<ServerConfig>,
+    clients: Arc<Clients>,
+}
+
+impl Terminator {
+    /// One that follows the identity.
+    #[must_use]
+    pub fn new(identity: &Identity, auth: ClientAuth, alpn: &[&[u8]]) -> Self {
+        let clients = Arc::new(Clients { identity: identity.clone(), auth });
+        let mut config = config(identity, Arc::clone(&clients), alpn);
+        config.ticketer = Arc::new(Tickets(identity.clone()));
+        // Each connection leaves as many as it used.
+        config.send_tls13_tickets = 1;
+        config.enable_secret_extraction = true;
+        Self { config: Arc::new(config), clients }
+    }
+
+    /// Shakes hands, as [`accept`].
+    ///
+    /// # Errors
+    /// As [`accept`].
+    pub async fn accept<S>(
+        &self,
+        mut stream: S,
+        timeout: Duration,
+    ) -> Result<(stream::TlsStream<S>, Option<Arc<PeerCertificate>>), HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let machine =
+            UnbufferedServerConnection::new(Arc::clone(&self.config)).map_err(HandshakeError::Protocol)?;
+        let shaken = handshake::shake(machine, &mut stream, |connection| self.judge(connection));
+        let (begun, peer) =
+            tokio::time::timeout(timeout, shaken).await.map_err(|_| HandshakeError::Timeout(timeout))??;
+        Ok((stream::TlsStream::new(stream, begun).map_err(HandshakeError::Protocol)?, peer))
+    }
+
+    /// Also of a session that began elsewhere: another listener of this identity may have asked less of its clients.
+    fn judge(&self, connection: &CommonState) -> Result<Option<Arc<PeerCertificate>>, HandshakeError> {
+        match (self.clients.auth, connection.peer_certificates().and_then(<[_]>::split_first)) {
+            (ClientAuth::None, _) | (ClientAuth::Optional, None) => Ok(None),
+            (ClientAuth::Required, None) => Err(Refused::NoCertificate.into()),
+            (ClientAuth::Required | ClientAuth::Optional, Some((leaf, above))) => {
+                Ok(Some(self.clients.judge(leaf, above, UnixTime::now())?))
+            }
+        }
+    }
 }
 
 impl ResolvesServerCert for CurrentLeaf {

@@ -13,6 +13,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+mod data_path;
+
 use crate::files::Material;
 use crate::{
     ClientAuth, ClientCertificate, Expected, HandshakeError, Identity, PeerCertificate, Refused, Trust,

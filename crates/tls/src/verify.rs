@@ -1,8 +1,9 @@
 //! The judgement: chain against the right domain's roots, time, usage, then the name.
 
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use isthmus_model::TrustDomain;
+use isthmus_model::{SpiffeId, TrustDomain};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -12,11 +13,12 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use crate::PROVIDER;
 use crate::client::Expected;
-use crate::identity::Identity;
+use crate::identity::{Identity, Snapshot};
 use crate::peer::PeerCertificate;
 use crate::refused::Refused;
 use crate::server::ClientAuth;
 use crate::trust::{Bundle, Trust};
+use crate::verified::{self, Role};
 
 /// Longest chain that is looked at.
 const MAX_CHAIN: usize = 10;
@@ -36,55 +38,100 @@ pub(crate) struct Clients {
 }
 
 impl Servers {
-    fn judge(
+    /// The peer, when it is whom we expect. Of a session that was resumed this is the only check of the moment.
+    pub(crate) fn judge(
         &self,
-        trust: &Trust,
         leaf: &CertificateDer<'_>,
         above: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), Refused> {
-        let peer = PeerCertificate::parse(leaf)?;
-        let chain = Chain { leaf, above, now, usage: KeyUsage::server_auth() };
+    ) -> Result<Arc<PeerCertificate>, Refused> {
+        self.identity.with(|current| self.judge_now(current, leaf, above, now))
+    }
+
+    fn judge_now(
+        &self,
+        current: &Snapshot,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Arc<PeerCertificate>, Refused> {
+        let trust = &current.trust;
+        let chain = Chain { leaf, above, now, role: Role::Server };
         match &self.expected {
             Expected::Spiffe(ids) => {
-                let id = workload(trust, &chain, &peer)?;
+                let (peer, id) = workload(current, &chain)?;
                 if !ids.contains(&id) {
                     return Err(Refused::WrongIdentity {
                         expected: ids.iter().cloned().collect(),
                         peer: boxed(&peer),
                     });
                 }
+                Ok(peer)
             }
             Expected::AnyInDomain(domain) => {
-                if workload(trust, &chain, &peer)?.trust_domain != *domain {
+                let (peer, id) = workload(current, &chain)?;
+                if id.trust_domain != *domain {
                     return Err(Refused::WrongTrustDomain { expected: domain.clone(), peer: boxed(&peer) });
                 }
+                Ok(peer)
             }
             Expected::ServerName(name) => {
+                let peer = PeerCertificate::parse(leaf)?;
                 let home = trust.home();
                 chain.verify(trust.named(), home, &peer)?;
                 named(name, leaf, home, &peer)?;
+                Ok(Arc::new(peer))
             }
             Expected::ServerNameIn(name, domain) => {
+                let peer = PeerCertificate::parse(leaf)?;
                 let Some(bundle) = trust.domain(domain) else { return Err(unknown_domain(trust, &peer)) };
                 chain.verify(bundle, Some(domain), &peer)?;
                 named(name, leaf, Some(domain), &peer)?;
+                Ok(Arc::new(peer))
             }
         }
-        Ok(())
     }
 }
 
-/// The peer's workload identity, after its chain was verified against the roots of that identity's domain.
-fn workload(
-    trust: &Trust,
-    chain: &Chain<'_>,
-    peer: &PeerCertificate,
-) -> Result<isthmus_model::SpiffeId, Refused> {
-    let Some(id) = &peer.spiffe else { return Err(Refused::NoIdentity { peer: boxed(peer) }) };
-    let Some(bundle) = trust.domain(&id.trust_domain) else { return Err(unknown_domain(trust, peer)) };
-    chain.verify(bundle, Some(&id.trust_domain), peer)?;
-    Ok(id.clone())
+impl Clients {
+    /// The peer, when it may come in. Of a session that was resumed this is the only check of the moment.
+    pub(crate) fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Arc<PeerCertificate>, Refused> {
+        self.identity.with(|current| {
+            let chain = Chain { leaf, above, now, role: Role::Client };
+            // In a mesh only workloads come in; under private trust those without such an identity.
+            if current.trust.home().is_none() {
+                let peer = PeerCertificate::parse(leaf)?;
+                if peer.spiffe.is_none() {
+                    chain.verify(current.trust.named(), None, &peer)?;
+                    return Ok(Arc::new(peer));
+                }
+            }
+            workload(current, &chain).map(|(peer, _)| peer)
+        })
+    }
+}
+
+/// The peer and its workload identity, after its chain was verified against the roots of that identity's domain.
+fn workload(current: &Snapshot, chain: &Chain<'_>) -> Result<(Arc<PeerCertificate>, SpiffeId), Refused> {
+    let key = verified::key(chain.role, chain.leaf, chain.above);
+    if let Some(peer) = current.verified.get(&key, chain.now)
+        && let Some(id) = peer.spiffe.clone()
+    {
+        return Ok((peer, id));
+    }
+    let peer = PeerCertificate::parse(chain.leaf)?;
+    let trust = &current.trust;
+    let Some(id) = peer.spiffe.clone() else { return Err(Refused::NoIdentity { peer: boxed(&peer) }) };
+    let Some(bundle) = trust.domain(&id.trust_domain) else { return Err(unknown_domain(trust, &peer)) };
+    chain.verify(bundle, Some(&id.trust_domain), &peer)?;
+    let peer = Arc::new(peer);
+    current.verified.put(key, &peer, chain.above);
+    Ok((peer, id))
 }
 
 fn unknown_domain(trust: &Trust, peer: &PeerCertificate) -> Refused {
@@ -120,7 +167,7 @@ struct Chain<'a> {
     leaf: &'a CertificateDer<'a>,
     above: &'a [CertificateDer<'a>],
     now: UnixTime,
-    usage: KeyUsage,
+    role: Role,
 }
 
 impl Chain<'_> {
@@ -137,12 +184,16 @@ impl Chain<'_> {
             return Err(forbidden(peer, &"its key usage lacks digitalSignature"));
         }
         let certificate = EndEntityCert::try_from(self.leaf).map_err(|error| forbidden(peer, &error))?;
+        let usage = match self.role {
+            Role::Client => KeyUsage::client_auth(),
+            Role::Server => KeyUsage::server_auth(),
+        };
         let verdict = certificate.verify_for_usage(
             PROVIDER.signature_verification_algorithms.all,
             &bundle.anchors,
             self.above,
             self.now,
-            self.usage,
+            usage,
             None,
             None,
         );
@@ -173,7 +224,7 @@ impl ServerCertVerifier for Servers {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.identity.with(|current| self.judge(&current.trust, end_entity, intermediates, now))?;
+        self.judge(end_entity, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -216,17 +267,7 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.identity.with(|current| {
-            let trust = &current.trust;
-            let peer = PeerCertificate::parse(end_entity)?;
-            let usage = KeyUsage::client_auth();
-            let chain = Chain { leaf: end_entity, above: intermediates, now, usage };
-            // In a mesh only workloads come in; under private trust those without such an identity.
-            if peer.spiffe.is_none() && trust.home().is_none() {
-                return chain.verify(trust.named(), None, &peer);
-            }
-            workload(trust, &chain, &peer).map(drop)
-        })?;
+        self.judge(end_entity, intermediates, now)?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::splice::{Splice, Step};
-use super::store::Buffer;
+use super::store::{Buffer, PLAIN};
 use crate::balance::Host;
 use crate::stream::Stream;
 
@@ -124,7 +124,9 @@ impl Half {
             self.pending = None;
         }
         let mut buffer = Buffer::take();
-        let mut view = ReadBuf::new(&mut buffer);
+        let may_splice = reader.bare().is_some() && writer.bare().is_some();
+        let room = if may_splice { PLAIN } else { buffer.len() };
+        let mut view = ReadBuf::new(&mut buffer[..room]);
         match Pin::new(&mut *reader).poll_read(cx, &mut view) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Reader(error))),
@@ -147,7 +149,7 @@ impl Half {
         }
         self.count(count as u64);
         self.dirty = true;
-        if count == buffer.len() && reader.bare().is_some() && writer.bare().is_some() {
+        if may_splice && count == room {
             self.splice.switch_on();
         }
         // Most writes are taken whole at once: then nothing is kept.

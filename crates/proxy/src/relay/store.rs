@@ -7,8 +7,10 @@ use std::os::fd::OwnedFd;
 
 use nix::fcntl::OFlag;
 
-/// One TLS record, and more than one reads of a socket bring as a rule.
-pub(super) const BUFFER: usize = 16 * 1024;
+/// Four TLS records: with TLS on either side all bytes come through here, and each call into the kernel should bring many.
+const BUFFER: usize = 64 * 1024;
+/// What is read at once between two sockets; beyond it the kernel splices.
+pub(super) const PLAIN: usize = 16 * 1024;
 /// What a pipe may hold. Larger ones save wake-ups; the kernel lets one user have 64 MiB of them in all.
 const PIPE: i32 = 256 * 1024;
 /// What a thread keeps; more are freed.

@@ -10,12 +10,11 @@ use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBu
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as proto;
 use envoy_types::pb::google::protobuf::Any;
 use isthmus_model::SpiffeId;
-use isthmus_tls::{ClientAuth, ClientCertificate, Expected, Identity};
+use isthmus_tls::{ClientAuth, ClientCertificate, Expected, Identity, Originator, Terminator};
 use parking_lot::Mutex;
 use prost::Name;
 use proto::common_tls_context::ValidationContextType;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ServerConfig};
 
 use super::matcher::StringMatcher;
 use super::{Checked, Invalid, Within, unpack};
@@ -49,13 +48,13 @@ impl Upstream {
 pub(crate) struct ClientTls {
     /// None: no server name is sent.
     pub(crate) server_name: Option<ServerName<'static>>,
-    pub(crate) config: Arc<ClientConfig>,
+    pub(crate) originator: Arc<Originator>,
 }
 
 /// TLS termination of a chain.
 #[derive(Debug)]
 pub(crate) struct ServerTls {
-    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) terminator: Arc<Terminator>,
     /// The peer's URI must match one of these; empty: any that verifies.
     pub(crate) peers: Box<[StringMatcher]>,
 }
@@ -66,8 +65,8 @@ type ServerKey = (ClientAuth, Vec<String>);
 /// Makes TLS configurations and shares equal ones: thousands of clusters differ in little.
 pub(crate) struct Configurations {
     identity: Identity,
-    clients: Mutex<HashMap<ClientKey, Weak<ClientConfig>>>,
-    servers: Mutex<HashMap<ServerKey, Weak<ServerConfig>>>,
+    clients: Mutex<HashMap<ClientKey, Weak<Originator>>>,
+    servers: Mutex<HashMap<ServerKey, Weak<Terminator>>>,
 }
 
 impl Configurations {
@@ -109,8 +108,8 @@ impl Configurations {
                     .map_err(|_| Invalid::new("sni", format!("{sni:?} is not a server name")))?,
             ),
         };
-        let config = self.client(expected, alpn, certificate);
-        Ok(Upstream::Tls(Arc::new(ClientTls { server_name, config })))
+        let originator = self.client(expected, alpn, certificate);
+        Ok(Upstream::Tls(Arc::new(ClientTls { server_name, originator })))
     }
 
     pub(crate) fn downstream(&self, socket: Option<&TransportSocket>) -> Checked<Option<ServerTls>> {
@@ -134,7 +133,7 @@ impl Configurations {
             alpn.retain(|protocol| protocol != PEER_EXCHANGE && protocol != "istio");
             alpn.insert(0, "istio".to_string());
         }
-        Ok(Some(ServerTls { config: self.server(auth, alpn), peers }))
+        Ok(Some(ServerTls { terminator: self.server(auth, alpn), peers }))
     }
 
     /// Whom the SAN matchers ask for.
@@ -166,30 +165,30 @@ impl Configurations {
         expected: Expected,
         alpn: Vec<String>,
         certificate: ClientCertificate,
-    ) -> Arc<ClientConfig> {
+    ) -> Arc<Originator> {
         let mut known = self.clients.lock();
         let key = (expected, alpn, certificate);
-        if let Some(config) = known.get(&key).and_then(Weak::upgrade) {
-            return config;
+        if let Some(same) = known.get(&key).and_then(Weak::upgrade) {
+            return same;
         }
         sweep(&mut known);
         let protocols: Vec<&[u8]> = key.1.iter().map(String::as_bytes).collect();
-        let config = isthmus_tls::client_config(&self.identity, key.0.clone(), &protocols, key.2);
-        known.insert(key, Arc::downgrade(&config));
-        config
+        let originator = Arc::new(Originator::new(&self.identity, key.0.clone(), &protocols, key.2));
+        known.insert(key, Arc::downgrade(&originator));
+        originator
     }
 
-    fn server(&self, auth: ClientAuth, alpn: Vec<String>) -> Arc<ServerConfig> {
+    fn server(&self, auth: ClientAuth, alpn: Vec<String>) -> Arc<Terminator> {
         let mut known = self.servers.lock();
         let key = (auth, alpn);
-        if let Some(config) = known.get(&key).and_then(Weak::upgrade) {
-            return config;
+        if let Some(same) = known.get(&key).and_then(Weak::upgrade) {
+            return same;
         }
         sweep(&mut known);
         let protocols: Vec<&[u8]> = key.1.iter().map(String::as_bytes).collect();
-        let config = isthmus_tls::server_config(&self.identity, key.0, &protocols);
-        known.insert(key, Arc::downgrade(&config));
-        config
+        let terminator = Arc::new(Terminator::new(&self.identity, key.0, &protocols));
+        known.insert(key, Arc::downgrade(&terminator));
+        terminator
     }
 }
 

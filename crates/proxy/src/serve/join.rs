@@ -118,7 +118,10 @@ async fn find_chain(
         shared.metrics.refused(cause);
         Refusal::new(Flag::NoRoute, detail)
     };
-    if let Need::Nothing(chain) = listener.chains.need(destination) {
+    // The server name of what is terminated here is for policies and the log, where none is needed to choose.
+    if let Need::Nothing(chain) = listener.chains.need(destination)
+        && chain.is_none_or(|chain| chain.tls.is_none())
+    {
         let chain = chain.ok_or_else(|| none(shared, "no_chain", "no filter chain for the port".into()))?;
         return Ok((Arc::clone(chain), Vec::new()));
     }
@@ -203,7 +206,7 @@ async fn open(
         return Err(Refusal::new(Flag::UpstreamFailure, detail));
     }
     let within = chain.timing.handshake.unwrap_or(shared.config.limits.handshake);
-    let accepted = isthmus_tls::accept(Prefixed::new(first, stream), &tls.config, within).await;
+    let accepted = tls.terminator.accept(Prefixed::new(first, stream), within).await;
     let (stream, certificate) = accepted.map_err(|error| {
         let (cause, detail) = match &error {
             HandshakeError::Protocol(rustls::Error::InvalidMessage(_)) => {
@@ -215,10 +218,7 @@ async fn open(
         Refusal::new(Flag::Tls, detail)
     })?;
     record.secured = true;
-    record.downstream = certificate.as_ref().map(Peer::from);
-    if record.server_name.is_none() {
-        record.server_name = stream.get_ref().1.server_name().map(Box::from);
-    }
+    record.downstream = certificate.as_deref().map(Peer::from);
     let stream = Stream::Server(Box::new(stream));
     let name = record.downstream.as_ref().map_or("", |peer| &*peer.name);
     if !tls.peers.is_empty() && !tls.peers.iter().any(|allowed| allowed.matches(name)) {

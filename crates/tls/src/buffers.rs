@@ -1,0 +1,51 @@
+//! Buffers that idle connections do not hold: each thread keeps a few.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+/// Four full records of TLS 1.3.
+pub(crate) const BUFFER: usize = 4 * (16 * 1024 + 32);
+/// What a thread keeps; more are freed.
+const KEPT: usize = 16;
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A borrowed buffer; goes back when dropped.
+#[derive(Debug)]
+pub(crate) struct Buffer(Box<[u8]>);
+
+impl Buffer {
+    pub(crate) fn take() -> Self {
+        let kept = BUFFERS.with_borrow_mut(Vec::pop);
+        Self(kept.unwrap_or_else(|| vec![0; BUFFER].into()))
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.0);
+        // A thread that is ending has no store any more.
+        let _ = BUFFERS.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() < KEPT {
+                kept.push(bytes);
+            }
+        });
+    }
+}
