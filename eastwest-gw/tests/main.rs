@@ -7,6 +7,10 @@ mod alone;
 mod flood;
 #[path = "main/left.rs"]
 mod left;
+#[path = "../../crates/agent/tests/whole/plane.rs"]
+mod plane;
+#[path = "main/refused.rs"]
+mod refused;
 #[path = "main/running.rs"]
 mod running;
 #[path = "main/takeover.rs"]

@@ -76,6 +76,12 @@ impl Process {
         ended.expect("an end within 30 s").unwrap()
     }
 
+    /// Asks it to stop, as a supervisor does.
+    pub(crate) fn terminate(&self) {
+        let process = nix::unistd::Pid::from_raw(i32::try_from(self.id()).unwrap());
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }

@@ -132,3 +132,23 @@ async fn a_new_process_takes_over_under_load_and_no_connection_is_lost() {
     fourth.kill().await;
     tasks.drain().immediate();
 }
+
+#[tokio::test]
+async fn a_stop_refuses_new_connections_and_ends_with_the_last_that_is_open() {
+    let tasks = TaskGroup::new("world", Drain::new());
+    let workload = echo(&tasks).await;
+    let directory = tempfile::tempdir().unwrap();
+    left_behind(directory.path(), &MeshCa::new(), workload).await;
+    let hello = hello(SNI);
+    // Longer than this test waits for anything.
+    let mut process = Process::start(directory.path(), &["--drain", "1h"]).await;
+    let mut held = Held::open(process.gateway, &hello).await;
+    process.terminate();
+    let refused = async { while say(process.gateway, &hello).await.is_ok() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(10), refused).await.expect("nobody new is served");
+    held.ask().await;
+    assert!(process.runs());
+    drop(held);
+    assert!(process.ended().await.success());
+    tasks.drain().immediate();
+}

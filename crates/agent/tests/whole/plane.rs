@@ -45,6 +45,9 @@ pub(crate) struct Mesh {
     pub(crate) healths: watch::Sender<usize>,
     pub(crate) nodes: Mutex<Vec<Node>>,
     pub(crate) streams: watch::Sender<usize>,
+    /// What clients refused: type, and their words.
+    pub(crate) refusals: Mutex<Vec<(String, String)>>,
+    pub(crate) refused: watch::Sender<usize>,
     /// Lifetime of the certificates that joining gives.
     pub(crate) join_ttl: Mutex<Duration>,
     /// Whether renewals are refused.
@@ -62,6 +65,8 @@ impl Mesh {
             healths: watch::Sender::new(0),
             nodes: Mutex::default(),
             streams: watch::Sender::new(0),
+            refusals: Mutex::default(),
+            refused: watch::Sender::new(0),
             join_ttl: Mutex::new(Duration::from_secs(24 * 3600)),
             no_renewals: Mutex::default(),
             renewals: watch::Sender::new(0),
@@ -249,6 +254,11 @@ impl Nodes for Discovery {
 struct Events(Arc<Mesh>);
 
 impl StreamEvents for Events {
+    fn refused(&self, type_url: &str, _version: u64, error: &str) {
+        self.0.refusals.lock().push((type_url.into(), error.into()));
+        self.0.refused.send_modify(|count| *count += 1);
+    }
+
     fn health(&self, report: HealthReport) {
         self.0.health.lock().push(report);
         self.0.healths.send_modify(|count| *count += 1);
