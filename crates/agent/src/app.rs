@@ -201,7 +201,7 @@ impl Agent {
         grpc::serve(&enrolled.data, node.clone(), &enrolled.connector, &group)?;
         let discovery = discovery::start(node, &membership.cluster, &enrolled.connector, sinks, &group);
         dns.run(&group);
-        carrier.run(&readiness, &group);
+        carrier.run(&readiness, &discovery.stream, &group);
         let cert_metrics = registry.register(|registry| {
             identity::Metrics::register(registry.sub_registry_with_prefix("istio_agent"))
         });

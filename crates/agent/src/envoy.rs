@@ -21,6 +21,7 @@ use isthmus_lifecycle::{Guard, Readiness, Signal, TaskGroup};
 use isthmus_proto::type_url;
 use isthmus_proxy::Rejection;
 use isthmus_tls::Identity;
+use isthmus_xds::Handle;
 use prost::Message;
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -194,6 +195,24 @@ impl Envoy {
         }
         self.mirror.apply(url, &upserts, removed);
         rejections
+    }
+
+    /// Tells the control plane what Envoy refuses, as it does.
+    pub(crate) async fn tell_refusals(self, stream: Handle, stop: Signal) {
+        let mut refusals = self.mirror.refusals();
+        let mut told = 0;
+        loop {
+            tokio::select! {
+                biased; // stopping beats telling
+                () = stop.stopping() => return,
+                changed = refusals.changed() => if changed.is_err() { return },
+            }
+            let now = refusals.borrow_and_update().clone();
+            for (url, refusal) in now.iter().filter(|(_, refusal)| refusal.version > told) {
+                stream.refuse(url, &refusal.names, &refusal.error);
+            }
+            told = now.values().map(|refusal| refusal.version).fold(told, u64::max);
+        }
     }
 
     /// Its admin interface.

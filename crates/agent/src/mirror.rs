@@ -54,6 +54,8 @@ pub struct Refusal {
     pub error: Arc<str>,
     /// The names in it that went back to their last good form.
     pub names: Vec<Arc<str>>,
+    /// Which version of the view came of it: tells one refusal from the next.
+    pub version: u64,
 }
 
 impl Mirror {
@@ -159,10 +161,9 @@ impl StreamEvents for Mirror {
                 None => self.0.cache.change(url, Vec::new(), &[Arc::clone(name)]),
             }
         }
-        if !named.is_empty() {
-            state.version += 1;
-            self.publish(&mut state, url);
-        }
+        state.version += 1;
+        let now = state.version;
+        self.publish(&mut state, url);
         drop(state);
         tracing::warn!(r#type = url, names = ?named, error, "Envoy refuses it, the last good stays");
         self.0.refusals.send_modify(|refusals| {
@@ -170,7 +171,7 @@ impl StreamEvents for Mirror {
             let mut names = [earlier, named].concat();
             names.sort_unstable();
             names.dedup();
-            refusals.insert(url, Refusal { error: error.into(), names });
+            refusals.insert(url, Refusal { error: error.into(), names, version: now });
         });
     }
 }

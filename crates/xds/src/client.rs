@@ -150,6 +150,12 @@ impl Handle {
         self.change(|desired| desired.health(report));
     }
 
+    /// Refuses what was accepted before: whoever was to use it found out later that it cannot. The names are unknown again, so that a
+    /// new stream brings them again.
+    pub fn refuse(&self, type_url: &str, names: &[Arc<str>], reason: &str) {
+        self.change(|desired| desired.refuse(type_url, names, reason));
+    }
+
     /// The connection's state, to look at or to wait on.
     #[must_use]
     pub fn connection(&self) -> watch::Receiver<Connection> {

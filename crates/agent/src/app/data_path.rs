@@ -9,6 +9,7 @@ use isthmus_dns::Perspective;
 use isthmus_lifecycle::{Guard, OnFailure, Readiness, TaskGroup};
 use isthmus_process::SharedRegistry;
 use isthmus_proxy::Proxy;
+use isthmus_xds::Handle;
 use prometheus_client::registry::Registry;
 
 use super::{Choice, Ports, StartError};
@@ -72,7 +73,7 @@ impl Carrier {
     }
 
     /// Runs until the drain. The agent is not ready before it is.
-    pub(super) fn run(self, readiness: &Readiness, group: &TaskGroup) {
+    pub(super) fn run(self, readiness: &Readiness, stream: &Handle, group: &TaskGroup) {
         let drain = group.drain().clone();
         match self {
             Self::Isthmus(proxy) => group.spawn("proxy", OnFailure::Stop, async move {
@@ -83,6 +84,10 @@ impl Carrier {
             }),
             Self::Envoy(prepared) => {
                 let guard: Guard = readiness.hold("envoy");
+                group.spawn_infallible(
+                    "refusals",
+                    prepared.envoy().tell_refusals(stream.clone(), group.signal()),
+                );
                 let (readiness, tasks) = (readiness.clone(), group.clone());
                 group.spawn_infallible("envoy", async move {
                     prepared.run(readiness, guard, drain.signal(), &tasks).await;

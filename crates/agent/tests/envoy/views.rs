@@ -148,6 +148,9 @@ fn what_envoy_refuses_is_told_by_name_and_the_last_good_outlives_envoy_agent_and
             plane.mesh.views.send_replace(with(&good, &timeout(0)));
             let named = |text: &str| text.contains("lastGood") && text.contains("odd.example");
             beside.until("/status", "a refusal", named).await;
+            plane.mesh.refused.subscribe().wait_for(|count| *count > 0).await.unwrap();
+            let (url, words) = plane.mesh.refusals.lock()[0].clone();
+            assert!(url == type_url::CLUSTER && words.contains("odd.example"), "{url}: {words}");
             let seconds = "\"connect_timeout\": \"3s\"";
             beside.until("/envoy/config_dump?resource=dynamic_active_clusters&mask=cluster.name,cluster.connect_timeout", "the last good", |text| text.contains(seconds)).await;
 

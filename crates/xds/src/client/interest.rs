@@ -1,6 +1,6 @@
 //! What is asked for, what the server was told of it, and what the client has: no I/O.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
@@ -41,6 +41,8 @@ pub(super) struct Desired {
     types: Vec<(String, Interest)>,
     health: Option<HealthReport>,
     reports: u64,
+    /// What was accepted and is refused after all: names and reason by type.
+    refusals: BTreeMap<String, (BTreeSet<Arc<str>>, String)>,
 }
 
 impl Desired {
@@ -84,6 +86,13 @@ impl Desired {
         changed
     }
 
+    pub(super) fn refuse(&mut self, type_url: &str, names: &[Arc<str>], reason: &str) -> bool {
+        let (known, text) = self.refusals.entry(type_url.to_string()).or_default();
+        known.extend(names.iter().cloned());
+        *text = short(reason.to_string());
+        true
+    }
+
     pub(super) fn health(&mut self, report: HealthReport) -> bool {
         self.health = Some(report);
         self.reports += 1;
@@ -100,7 +109,8 @@ impl Desired {
 pub(super) struct Told {
     /// Types, and whether everything of them was asked for. Their names are what is desired, without what was touched since.
     types: HashMap<String, bool>,
-    answered: BTreeSet<String>,
+    /// The last response of each type.
+    answered: HashMap<String, String>,
     reports: u64,
 }
 
@@ -161,6 +171,22 @@ impl Told {
             self.types.insert(url.clone(), interest.all);
             requests.push(request);
         }
+        for (url, (names, reason)) in std::mem::take(&mut desired.refusals) {
+            if let Some(known) = have.0.get_mut(&url) {
+                known.retain(|name, _| !names.contains(name));
+            }
+            // On a new stream there is nothing to refuse yet.
+            if let Some(nonce) = self.answered.get(&url) {
+                let (response_nonce, error_detail) = (nonce.clone(), Some(status(reason)));
+                let request = DeltaDiscoveryRequest {
+                    type_url: url,
+                    response_nonce,
+                    error_detail,
+                    ..Default::default()
+                };
+                requests.push(request);
+            }
+        }
         if let Some(health) = &desired.health
             && self.reports != desired.reports
             && self.types.contains_key(type_url::LISTENER)
@@ -188,7 +214,7 @@ impl Told {
         });
         let removed = response.removed_resources.into_iter().filter(|name| interest.wants(name));
         Update {
-            first: self.answered.insert(response.type_url.clone()),
+            first: self.answered.insert(response.type_url.clone(), response.nonce).is_none(),
             upserts: upserts.collect(),
             removed: removed.collect(),
             type_url: response.type_url,
@@ -244,14 +270,17 @@ pub(super) fn answer(
     let error_detail = (!rejections.is_empty()).then(|| {
         let all: Vec<String> =
             rejections.iter().map(|rejection| format!("{}: {}", rejection.name, rejection.reason)).collect();
-        let mut text = all.join("; ");
-        if text.len() > REASON {
-            text.truncate(text.floor_char_boundary(REASON));
-            text.push('…');
-        }
-        status(text)
+        status(short(all.join("; ")))
     });
     DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() }
+}
+
+fn short(mut text: String) -> String {
+    if text.len() > REASON {
+        text.truncate(text.floor_char_boundary(REASON));
+        text.push('…');
+    }
+    text
 }
 
 fn status(message: String) -> rpc::Status {

@@ -186,9 +186,9 @@ impl<H: Handler> Client<H> {
         told: &mut Told,
         requests: &mpsc::Sender<Bytes>,
     ) -> Result<(), SessionError> {
-        let mut response =
+        let response =
             DeltaResponse::decode(message).map_err(|error| SessionError::Malformed(error.to_string()))?;
-        let nonce = std::mem::take(&mut response.nonce);
+        let nonce = response.nonce.clone();
         let update = told.update(response, &self.shared.desired.lock());
         let type_url = update.type_url.clone();
         let versions: Vec<_> =
