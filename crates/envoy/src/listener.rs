@@ -13,12 +13,16 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use envoy_types::pb::envoy::r#type::v3::{HashPolicy, hash_policy};
 
 use crate::destination::{Effective, Rule};
-use crate::wire::{duration, filter, listener_filter};
+use crate::wire::{duration, filter, listener_filter, number};
 
 /// Outbound capture.
 pub(crate) const OUTBOUND_PORT: u16 = 15001;
 /// Inbound capture.
 pub(crate) const INBOUND_PORT: u16 = 15006;
+
+/// Endpoints that are tried, one after the other, before a connection is given up; no byte was sent until then. Envoy's own default
+/// is one.
+const CONNECT_ATTEMPTS: u32 = 3;
 
 /// Where a chain sends a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -77,6 +81,7 @@ pub(crate) fn carried(stat_prefix: &str, route: &Route, carriage: &Carriage) -> 
     let config = tcp::TcpProxy {
         stat_prefix: stat_prefix.to_string(),
         cluster_specifier: Some(specifier),
+        max_connect_attempts: Some(number(CONNECT_ATTEMPTS)),
         idle_timeout: carriage.idle.map(duration),
         max_downstream_connection_duration: carriage.longest.map(duration),
         hash_policy: if carriage.by_source { vec![by_source()] } else { Vec::new() },
