@@ -11,7 +11,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 help:
 	@echo 'make demo                 tell and check the story: two clusters, three networks, a VM (KEEP=1: stay up;'
-	@echo '                          BREAK=federation|gateway|dns|capture|trust|registration: break that part)'
+	@echo '                          BREAK=federation|gateway|dns|capture|trust|registration: break that part;'
+	@echo '                          PROXY=envoy|mixed: Envoys beside the agents, or beside every other one)'
 	@echo 'make demo-sh HOST=vm      a shell on a host of a demo that stays up (CMD="...": one command)'
 	@echo 'make demo-host NAME=mine NETWORK=east'
 	@echo '                          add a host to it'
@@ -34,7 +35,7 @@ build:
 	@$(CARGO) build --workspace --locked
 
 demo: needs build
-	@exec $(TESTBED) demo $(if $(KEEP),--keep) $(if $(BREAK),--break $(BREAK))
+	@exec $(TESTBED) demo $(if $(KEEP),--keep) $(if $(BREAK),--break $(BREAK)) $(if $(PROXY),--proxy $(PROXY))
 
 demo-sh:
 	@test -n "$(HOST)" || { echo 'which host? make demo-sh HOST=vm'; exit 2; }

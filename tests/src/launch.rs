@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::geteuid;
 
 use crate::keep::Keep;
-use crate::wire::{Ask, Opening, Tell, receive, send};
+use crate::wire::{Ask, Opening, Proxies, Tell, receive, send};
 
 /// Exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -33,6 +33,8 @@ pub struct Options {
     pub logs: Option<PathBuf>,
     /// What programs log.
     pub program_log: Option<String>,
+    /// The demo's proxies.
+    pub proxies: Proxies,
     /// Where a kept demo is found by `demo-sh` and others.
     pub state: PathBuf,
 }
@@ -137,6 +139,7 @@ fn opening(options: &Options) -> anyhow::Result<Opening> {
         },
         program_log: options.program_log.clone().unwrap_or_default(),
         story: options.story.clone(),
+        proxies: options.proxies,
     })
 }
 

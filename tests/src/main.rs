@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use isthmus_tests::wire::Proxies;
 use isthmus_tests::{fabric, init, keep, launch, resolver, topology};
 
 #[derive(Debug, Parser)]
@@ -40,6 +41,9 @@ enum Command {
         /// What programs log, such as `info,isthmus_xds=debug`
         #[arg(long, value_name = "FILTER")]
         program_log: Option<String>,
+        /// Which proxies the workloads and the VM have
+        #[arg(long, value_enum, value_name = "PROXIES", default_value_t = Proxies::Isthmus)]
+        proxy: Proxies,
     },
     /// The same Bookinfo without any mesh, in one network
     Plain {
@@ -102,15 +106,18 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match cli.command {
-        Command::Demo { keep, break_part, until, logs, program_log } => launch::launch(&launch::Options {
-            story: "demo".into(),
-            keep,
-            break_part,
-            until,
-            logs,
-            program_log,
-            state: cli.state,
-        }),
+        Command::Demo { keep, break_part, until, logs, program_log, proxy } => {
+            launch::launch(&launch::Options {
+                story: "demo".into(),
+                keep,
+                break_part,
+                until,
+                logs,
+                program_log,
+                proxies: proxy,
+                state: cli.state,
+            })
+        }
         Command::Plain { hang } => {
             let story = if hang { "plain-hang" } else { "plain" };
             launch::launch(&launch::Options { story: story.into(), ..launch::Options::default() })

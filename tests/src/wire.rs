@@ -96,6 +96,19 @@ impl std::fmt::Display for Status {
     }
 }
 
+/// Which proxies the workloads and the VM have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum Proxies {
+    /// Ours, within the agents.
+    #[default]
+    Isthmus,
+    /// An Envoy beside each agent.
+    Envoy,
+    /// The one and the other by turns, so that each kind calls and is called by the other.
+    Mixed,
+}
+
 /// What a person asked for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -122,6 +135,8 @@ pub struct Opening {
     pub program_log: String,
     /// Which story: `demo`, or a plain one of the tests.
     pub story: String,
+    /// The demo's proxies.
+    pub proxies: Proxies,
 }
 
 /// From the launcher to the fabric.

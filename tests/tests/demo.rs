@@ -32,18 +32,34 @@ fn demo_by(command: &mut Command) -> (bool, String) {
 
 #[test]
 fn every_step_holds() {
-    holds(&mut Command::new(TESTBED));
+    holds(Command::new(TESTBED).arg("demo"));
 }
 
 #[test]
 fn every_step_holds_for_an_ordinary_user() {
     // Whoever runs this test, with user number 1000 and no capability.
-    holds(Command::new("unshare").args(["--user", "--map-user=1000", "--map-group=1000", TESTBED]));
+    holds(Command::new("unshare").args(["--user", "--map-user=1000", "--map-group=1000", TESTBED, "demo"]));
+}
+
+/// The whole story with an Envoy beside every agent, the VM's too.
+#[test]
+fn every_step_holds_with_envoys() {
+    if isthmus_testkit::envoy::program("every_step_holds_with_envoys").is_some() {
+        holds(Command::new(TESTBED).args(["demo", "--proxy", "envoy"]));
+    }
+}
+
+/// To the end of the failover: Envoys and our own proxies call one another, within a cluster and over the border.
+#[test]
+fn every_step_holds_with_proxies_by_turns() {
+    if isthmus_testkit::envoy::program("every_step_holds_with_proxies_by_turns").is_some() {
+        holds(Command::new(TESTBED).args(["demo", "--proxy", "mixed", "--until", "6"]));
+    }
 }
 
 fn holds(testbed: &mut Command) {
     let began = Instant::now();
-    let (held, text) = demo_by(testbed.arg("demo"));
+    let (held, text) = demo_by(testbed);
     assert!(held, "{text}");
     assert!(began.elapsed() < WITHIN, "the story took {:?}\n{text}", began.elapsed());
     assert!(text.contains("Every step held."), "{text}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::check::{Teller, Verdict, shown, succeeds};
-use super::mesh::{AGENT_DATA, Mesh, TOKEN_FILE};
+use super::mesh::{Mesh, TOKEN_FILE};
 use super::mysql;
 use crate::host::{Host, Output};
 use crate::mounts::DEPLOY;
@@ -128,7 +128,7 @@ fn virtual_machine(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
             "kubectl delete workloadgroup -n vm mysqldb-vm",
         )?;
     }
-    let join = format!("isthmus-vm-agent join $TOKEN --data-dir {AGENT_DATA}");
+    let join = mesh.vm_command(true);
     mesh.start_with(&vm, "isthmus-vm-agent", &join, &[("TOKEN", &token)])?;
     teller.report.did("the VM joins", &[shown(&vm, &join)], Duration::ZERO);
     let entry = "kubectl get workloadentries -n vm -o jsonpath='{range .items[*]}{.metadata.name} {.spec.address} \

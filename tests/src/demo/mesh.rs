@@ -11,6 +11,7 @@ use super::check::{Teller, says, shown, succeeds};
 use crate::fabric::Fabric;
 use crate::host::{Host, Process};
 use crate::topology::Network;
+use crate::wire::Proxies;
 
 /// Where an agent keeps its key, its certificate and its last good configuration.
 pub(super) const AGENT_DATA: &str = "/var/lib/isthmus/agent";
@@ -33,20 +34,52 @@ pub(super) struct Workload {
     app: &'static str,
     version: &'static str,
     flags: &'static str,
+    /// Whether it has an Envoy where the proxies are mixed.
+    turn: bool,
 }
 
-/// All of them.
+/// All of them. Where proxies are mixed, an Envoy calls ours and another Envoy, and ours calls an Envoy, within a cluster and over
+/// the border; the VM's is ours.
 pub(super) const WORKLOADS: [Workload; 5] = [
-    Workload { host: "productpage", cluster: Network::East, app: "productpage", version: "v1", flags: "" },
-    Workload { host: "details", cluster: Network::East, app: "details", version: "v1", flags: "" },
-    Workload { host: "reviews-v2", cluster: Network::East, app: "reviews", version: "v2", flags: "" },
-    Workload { host: "reviews-v3", cluster: Network::West, app: "reviews", version: "v3", flags: "" },
+    Workload {
+        host: "productpage",
+        cluster: Network::East,
+        app: "productpage",
+        version: "v1",
+        flags: "",
+        turn: true,
+    },
+    Workload {
+        host: "details",
+        cluster: Network::East,
+        app: "details",
+        version: "v1",
+        flags: "",
+        turn: false,
+    },
+    Workload {
+        host: "reviews-v2",
+        cluster: Network::East,
+        app: "reviews",
+        version: "v2",
+        flags: "",
+        turn: true,
+    },
+    Workload {
+        host: "reviews-v3",
+        cluster: Network::West,
+        app: "reviews",
+        version: "v3",
+        flags: "",
+        turn: false,
+    },
     Workload {
         host: "ratings",
         cluster: Network::West,
         app: "ratings",
         version: "v2-mysql-vm",
         flags: " --mysql-host mysqldb.vm.mesh.internal --mysql-password password",
+        turn: true,
     },
 ];
 
@@ -64,13 +97,13 @@ impl Workload {
         format!("bookinfo/bookinfo-{}", self.app)
     }
 
-    fn command(self) -> String {
-        let Self { app, version, cluster, flags, host } = self;
+    fn command(self, proxy: &str) -> String {
+        let Self { app, version, cluster, flags, host, .. } = self;
         let cluster = cluster.name();
         format!(
             "isthmus-sidecar run --token-file {TOKEN_FILE} --service-account {} --labels app={app},version={version} \
              --name {host} --port http=9080 --probe http:9080/health --locality {cluster}/zone1 --leaf-ttl {LEAF_TTL} \
-             --data-dir {AGENT_DATA} -- bookinfo {app} --service-version {version} --cluster {cluster}{flags}",
+             --data-dir {AGENT_DATA}{proxy} -- bookinfo {app} --service-version {version} --cluster {cluster}{flags}",
             self.account()
         )
     }
@@ -205,10 +238,33 @@ impl<'a> Mesh<'a> {
         Ok(())
     }
 
+    /// Whether the VM has an Envoy.
+    pub(super) fn vm_has_envoy(&self) -> bool {
+        self.has_envoy(false)
+    }
+
+    fn has_envoy(&self, turn: bool) -> bool {
+        match self.fabric.opening().proxies {
+            Proxies::Isthmus => false,
+            Proxies::Envoy => true,
+            Proxies::Mixed => turn,
+        }
+    }
+
+    fn proxy_flag(&self, turn: bool) -> &'static str {
+        if self.has_envoy(turn) { " --proxy envoy" } else { "" }
+    }
+
+    /// The VM agent's command, with a token to redeem or as the member that it is.
+    pub(super) fn vm_command(&self, token: bool) -> String {
+        let verb = if token { "join $TOKEN" } else { "run" };
+        format!("isthmus-vm-agent {verb} --data-dir {AGENT_DATA}{}", self.proxy_flag(false))
+    }
+
     /// Starts a workload under its sidecar.
     pub(super) fn start_workload(&self, teller: &Teller<'_>, host: &str) -> anyhow::Result<()> {
         let workload = Workload::on(host)?;
-        let command = workload.command();
+        let command = workload.command(self.proxy_flag(workload.turn));
         let host = self.host(host)?;
         self.start(&host, "isthmus-sidecar", &command)?;
         teller.report.did(
@@ -222,7 +278,7 @@ impl<'a> Mesh<'a> {
     /// Starts the VM's agent again, which needs no token any more.
     pub(super) fn restart_vm_agent(&self) -> anyhow::Result<String> {
         let host = self.host("vm")?;
-        let command = format!("isthmus-vm-agent run --data-dir {AGENT_DATA}");
+        let command = self.vm_command(false);
         self.start(&host, "isthmus-vm-agent", &command)?;
         Ok(shown(&host, &command))
     }

@@ -15,8 +15,12 @@ use crate::topology::Network::{self, Site, West};
 mod impostors;
 
 const DATABASE: &str = "outbound_.3306_._.mysqldb.vm.mesh.internal";
-const REFUSALS: &str =
-    "curl -s http://127.0.0.1:15020/metrics | grep -E '^isthmus_(tls_refused|rbac_denied)'";
+const REFUSALS: &str = "curl -s http://127.0.0.1:15020/metrics | \
+     grep -E '^(isthmus_(tls_refused|rbac_denied)|envoy_listener_ssl_fail_verify|envoy_denied)'";
+/// A login that MySQL answers with an error, once it has reached it, and what is in the answer.
+const HALF_A_LOGIN: &str = "printf '\\001\\000\\000\\001A'";
+const GREETING: &str = "mysql_native_password";
+const ANSWER: &str = "08S01";
 /// Each crosses two borders, in two directions.
 const PAGES: usize = 5;
 const COUNTED_WITHIN: Duration = Duration::from_secs(5);
@@ -73,10 +77,10 @@ fn only_tls_on_the_border(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Resul
     )
 }
 
-/// openssl as a client of MySQL's agent; it waits for what the server says first.
+/// openssl as a client of MySQL's agent; it waits for what the server says first, and says something itself.
 fn client(connect: &str, identity: &str) -> String {
     format!(
-        "sleep 0.4 | openssl s_client -quiet -no_ign_eof -verify_quiet -connect {connect} -servername {DATABASE} -alpn istio {identity}"
+        "(sleep 0.2; {HALF_A_LOGIN}; sleep 0.3) | openssl s_client -quiet -no_ign_eof -verify_quiet -connect {connect} -servername {DATABASE} -alpn istio {identity}"
     )
 }
 
@@ -94,12 +98,10 @@ fn refused_clients(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
         "ratings' certificate gets MySQL's greeting",
         &mesh.host("ratings")?,
         &client(&through_gateway, &own_identity(AGENT_DATA)),
-        |output| {
-            if output.stdout.contains("mysql_native_password") {
-                Ok("MariaDB greets".into())
-            } else {
-                Err("no greeting of MySQL".into())
-            }
+        |output| match (output.stdout.contains(GREETING), output.stdout.contains(ANSWER)) {
+            (true, true) => Ok("MariaDB greets, and answers".into()),
+            (false, _) => Err("no greeting of MySQL".into()),
+            (true, false) => Err("no answer of MySQL".into()),
         },
     )?;
     let before = refusals(&vm)?;
@@ -116,7 +118,7 @@ fn refused_clients(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
         "trust: reviews' certificate, which no policy lists, is refused",
         &mesh.host("reviews-v3")?,
         &client(&through_gateway, &own_identity(AGENT_DATA)),
-        is_refused,
+        if mesh.vm_has_envoy() { is_not_answered } else { is_refused },
     )?;
     let plain = format!("mysql -h {} -u root -ppassword --connect-timeout=1 -e 'SELECT 1'", vm.plan.address);
     teller.check("plain MySQL from a second host of the site is refused", &stranger, &plain, |output| {
@@ -130,6 +132,9 @@ fn refused_clients(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
             Err(format!("before {before:?}, now {:?} (handshakes, policy)", (tls, policy)))
         }
     })?;
+    if mesh.vm_has_envoy() {
+        return Ok(());
+    }
     let log = "grep -E 'TLS_FAILURE|DENY' /var/log/isthmus/isthmus-vm-agent.log | tail -n 4";
     teller.check("and in its log", &vm, log, |output| {
         if output.stdout.contains("TLS_FAILURE") && output.stdout.contains("DENY") {
@@ -141,8 +146,16 @@ fn refused_clients(teller: &Teller<'_>, mesh: &Mesh<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Envoy asks its policies at the client's first byte: a server that speaks first is heard until then, and hears nothing.
+fn is_not_answered(output: &Output) -> Verdict {
+    if output.stdout.contains(ANSWER) {
+        return Err("MySQL answers it".into());
+    }
+    Ok("closed at its first byte".into())
+}
+
 fn is_refused(output: &Output) -> Verdict {
-    if output.stdout.contains("mysql_native_password") {
+    if output.stdout.contains(GREETING) {
         return Err("MySQL greets it".into());
     }
     Ok(output
@@ -169,7 +182,10 @@ fn counts(metrics: &str) -> (u64, u64) {
             metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
         values.filter_map(|value| value.parse::<f64>().ok()).sum::<f64>() as u64
     };
-    (sum("isthmus_tls_refused"), sum("isthmus_rbac_denied"))
+    (
+        sum("isthmus_tls_refused") + sum("envoy_listener_ssl_fail_verify"),
+        sum("isthmus_rbac_denied") + sum("envoy_denied"),
+    )
 }
 
 /// A leaf with ratings' identity, under a root of somebody else.
