@@ -20,6 +20,7 @@ use crate::grpc;
 use crate::listener::Carriage;
 use crate::listener::outbound::{Paths, addresses, listener};
 use crate::routes::Routes;
+use crate::scope::{Place, Seen};
 use crate::settings::OutboundPolicy;
 
 /// The inputs of a fragment, beside its class.
@@ -31,6 +32,7 @@ pub(crate) struct Inputs {
     pub(crate) gateways: Arc<Gateways>,
     pub(crate) policies: PeerPolicies,
     pub(crate) routes: Routes,
+    pub(crate) seen: Seen,
 }
 
 impl Inputs {
@@ -48,7 +50,7 @@ impl Inputs {
     }
 
     pub(crate) fn same(&self, other: &Self) -> bool {
-        self.same_endpoints(other) && self.routes == other.routes
+        self.same_endpoints(other) && self.routes == other.routes && self.seen == other.seen
     }
 
     fn same_endpoints(&self, other: &Self) -> bool {
@@ -67,7 +69,7 @@ type ClusterKey = (usize, usize, usize, u16, String, Use);
 type EndpointKey = (usize, usize, usize, usize, (usize, usize), u16, String, Use, Class);
 
 /// Key of a listener: all that is in it.
-type ListenerKey = (IpAddr, u16, Paths);
+type ListenerKey = (IpAddr, u16, bool, Paths);
 
 /// Encoded clusters, assignments and listeners, for all classes.
 #[derive(Debug, Default)]
@@ -139,14 +141,21 @@ impl Encoded {
         unknown: OutboundPolicy,
     ) -> Vec<Resource> {
         let service = &inputs.service;
-        let addresses = addresses(class, service, &inputs.endpoints);
-        let ports: Vec<&ServicePort> = service.service.ports.iter().filter(|port| is_tcp(port)).collect();
-        let mut found = Vec::with_capacity(addresses.len() * ports.len());
-        for address in addresses {
-            for port in &ports {
+        let own = addresses(class, service, &inputs.endpoints);
+        let mut found = Vec::with_capacity(own.len() * service.service.ports.len());
+        for port in service.service.ports.iter().filter(|port| is_tcp(port)) {
+            for place in inputs.seen.places(port.number).unwrap_or_default() {
+                let (addresses, bound) = match place {
+                    Place::Own => (own.as_slice(), false),
+                    Place::Captured(ref address) => (std::slice::from_ref(address), false),
+                    Place::Bound(ref address) => (std::slice::from_ref(address), true),
+                };
                 let paths = inputs.paths(class, port, unknown);
-                let key = (address, port.number, paths.clone());
-                found.push(self.listeners.get(key, || (listener(address, port.number, &paths), Vec::new())));
+                for address in addresses {
+                    let key = (*address, port.number, bound, paths.clone());
+                    let made = || (listener(*address, port.number, bound, &paths), Vec::new());
+                    found.push(self.listeners.get(key, made));
+                }
             }
         }
         found
@@ -187,6 +196,7 @@ pub(crate) fn inputs(
         policies: PeerPolicies::of(snapshot, &service.service.namespace),
         routes: Routes::find(&config.routes, class, service, domain),
         service: Arc::clone(service),
+        seen: Seen::Whole,
     }
 }
 

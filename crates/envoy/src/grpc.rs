@@ -51,11 +51,13 @@ impl Grpc {
         let (mut clusters, mut endpoints) = (Vec::new(), Vec::new());
         let (mut listeners, mut routes) = (Vec::new(), Vec::new());
         for service in source.snapshot.visible(&class.namespace) {
-            if !scope.sees(service) || service.service.host.is_wildcard() {
+            let Some(seen) = scope.seen(service).filter(|_| !service.service.host.is_wildcard()) else {
                 continue;
-            }
+            };
+            let sees = |port: u16| seen.places(port).is_some();
             let inputs = inputs(source.snapshot, class, service, source.config, &domain);
-            for target in targets(service, inputs.rule.as_deref(), Use::Grpc) {
+            let all = targets(service, inputs.rule.as_deref(), Use::Grpc);
+            for target in all.filter(|target| sees(target.port.number)) {
                 if target.discovery(inputs.endpoints.len()) == DiscoveryType::StrictDns {
                     continue; // names that resolve to several hosts are unknown to gRPC (gRFC A37)
                 }
@@ -64,7 +66,7 @@ impl Grpc {
                 endpoints.extend(assignment);
             }
             let host = service.service.host.as_str();
-            for port in service.service.ports.iter().filter(|port| is_tcp(port)) {
+            for port in service.service.ports.iter().filter(|port| is_tcp(port) && sees(port.number)) {
                 let to = inputs.routes.route(class, service, port);
                 listeners.push(listener(host, port.number));
                 routes.push(routes_of(host, port.number, to));

@@ -1,13 +1,17 @@
 //! What one workload's inbound side depends on, read from a snapshot.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use isthmus_model::{Labels, Namespace, Source, TargetPort};
 use isthmus_registry::{MeshService, Snapshot, Workload};
+use isthmus_resources::istio::Ingress;
 
 use crate::cluster::is_tcp;
 use crate::listener::inbound::Inbound;
 use crate::rbac;
+use crate::scope;
 use crate::settings::{MeshSettings, Proxy};
 use isthmus_registry::peer_auth::{Mode, PeerPolicies};
 
@@ -21,24 +25,46 @@ pub(crate) fn inbound(
 ) -> Inbound {
     let namespace = &proxy.namespace;
     let modes = PeerPolicies::of(snapshot, namespace).modes(labels);
-    let ports: BTreeMap<u16, Mode> = snapshot
-        .services
-        .values()
-        .filter(|service| selects(service, proxy, labels))
-        .flat_map(|service| target_ports(service, workload))
-        .map(|port| (port, modes.at(port)))
-        .collect();
+    let sidecar = scope::sidecar(snapshot, namespace, labels);
+    let ingress: &[Ingress] = sidecar.as_ref().map_or(&[], |sidecar| &sidecar.spec.ingress);
+    let declared =
+        || ingress.iter().map(|ingress| (ingress.port.number, modes.at(ingress.port.number))).collect();
+    let by_services = || {
+        snapshot
+            .services
+            .values()
+            .filter(|service| selects(service, proxy, labels))
+            .flat_map(|service| target_ports(service, workload))
+            .map(|port| (port, modes.at(port)))
+            .collect()
+    };
+    let ports: BTreeMap<u16, Mode> = if ingress.is_empty() { by_services() } else { declared() };
+    let endpoints = ingress.iter().filter_map(|ingress| Some((ingress.port.number, onward(ingress, proxy)?)));
     let policy_ports = modes.ports.iter().filter(|(port, _)| !ports.contains_key(port)).copied().collect();
     let mut trust_domains = vec![settings.trust_domain.to_string()];
     trust_domains.extend(settings.trust_domain_aliases.iter().map(ToString::to_string));
     let ipv4 = proxy.ips.is_empty() || proxy.ips.iter().any(std::net::IpAddr::is_ipv4);
     Inbound {
         ports,
+        endpoints: endpoints.collect(),
         policy_ports,
         rest: modes.default,
         filters: rbac::filters(snapshot, settings, namespace, labels),
         trust_domains,
         ipv4,
+    }
+}
+
+/// Where an ingress port goes on to; none is to the port itself.
+fn onward(ingress: &Ingress, proxy: &Proxy) -> Option<Arc<str>> {
+    let text = ingress.default_endpoint.as_str();
+    match text.parse::<SocketAddr>() {
+        // the workload's own address
+        Ok(socket) if socket.ip().is_unspecified() => {
+            let own = proxy.ips.iter().find(|ip| ip.is_ipv4() == socket.is_ipv4())?;
+            Some(SocketAddr::new(*own, socket.port()).to_string().into())
+        }
+        _ => (!text.is_empty()).then(|| text.into()),
     }
 }
 

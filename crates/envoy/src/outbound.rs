@@ -1,6 +1,6 @@
 //! Everything that one class of sidecars gets about services: a fragment for each service, joined.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use isthmus_proto::resource::{Resource, ResourceSet};
@@ -14,7 +14,8 @@ use crate::listener::open::{self, Open};
 use crate::listener::outbound::virtual_outbound;
 use crate::lists::{kept, kept_set};
 use crate::names;
-use crate::scope::Scope;
+use crate::routes::Routes;
+use crate::scope::{Scope, Seen};
 use crate::settings::{MeshSettings, OutboundPolicy};
 
 /// What one class gets.
@@ -81,9 +82,9 @@ impl Outbound {
         let unknown = scope.unknown(source.settings.outbound_policy);
         let mut fragments = Vec::new();
         let mut positions = HashMap::new();
-        for service in snapshot.visible(&class.namespace).into_iter().filter(|service| scope.sees(service)) {
+        for (service, seen) in seen(source, class, &scope, &domain) {
             let key = service.key();
-            let inputs = inputs(snapshot, class, service, source.config, &domain);
+            let inputs = Inputs { seen, ..inputs(snapshot, class, service, source.config, &domain) };
             let same = |fragment: &&Arc<Fragment>| fragment.inputs.same(&inputs);
             let own = old.and_then(|old| old.fragment(&key)).filter(same);
             let shared = || known.alike.and_then(|alike| alike.fragment(&key)).filter(same);
@@ -124,7 +125,8 @@ impl Outbound {
         for key in source.snapshot.endpoints.changed(&before.endpoints, Arc::ptr_eq) {
             let Some(position) = self.positions.get(&key) else { continue };
             let service = Arc::clone(&fragments[*position].inputs.service);
-            let inputs = inputs(source.snapshot, class, &service, source.config, &domain);
+            let seen = fragments[*position].inputs.seen.clone();
+            let inputs = Inputs { seen, ..inputs(source.snapshot, class, &service, source.config, &domain) };
             fragments[*position] =
                 Arc::new(Fragment::build(source.snapshot, class, inputs, encoded, (&domain, self.unknown)));
         }
@@ -207,6 +209,38 @@ pub(crate) fn same_but_endpoints(a: &Snapshot, b: &Snapshot) -> bool {
     a.services.same(&b.services) && a.config.same(&b.config) && Arc::ptr_eq(&a.gateways, &b.gateways)
 }
 
+/// The services of a class in the order of their hosts: those that its scope lets it see, and those that their routes lead to.
+fn seen<'s>(
+    source: &Source<'s>,
+    class: &Class,
+    scope: &Scope,
+    domain: &Arc<str>,
+) -> Vec<(&'s Arc<MeshService>, Seen)> {
+    let visible = source.snapshot.visible(&class.namespace);
+    if !scope.is_limited() {
+        return visible.into_iter().map(|service| (service, Seen::Whole)).collect();
+    }
+    let mut destinations = HashSet::new();
+    let all: Vec<_> = visible
+        .into_iter()
+        .map(|service| {
+            let seen = scope.seen(service);
+            if seen.is_some() {
+                let routes = Routes::find(&source.config.routes, class, service, domain);
+                destinations.extend(routes.destinations());
+            }
+            (service, seen)
+        })
+        .collect();
+    let reached = |service: &MeshService| destinations.contains(&service.service.host);
+    all.into_iter()
+        .filter_map(|(service, seen)| match seen {
+            None if reached(service) => Some((service, Seen::for_routes(service))),
+            seen => Some((service, seen?)),
+        })
+        .collect()
+}
+
 /// Of several services with one address and port the oldest stays (Istio's rule).
 fn without_conflicts(fragments: &[Arc<Fragment>]) -> Vec<Resource> {
     let mut chosen: BTreeMap<Arc<str>, (i64, &MeshService, &Resource)> = BTreeMap::new();
@@ -247,7 +281,8 @@ impl Fragment {
         let mut clusters = Vec::new();
         let mut endpoints = Vec::new();
         let rule = inputs.rule.clone();
-        for target in targets(&service, rule.as_deref(), Use::Client) {
+        let all = targets(&service, rule.as_deref(), Use::Client);
+        for target in all.filter(|target| inputs.seen.places(target.port.number).is_some()) {
             let (cluster, assignment) = encoded.target(target, &inputs, class);
             clusters.push(cluster);
             endpoints.extend(assignment);
@@ -256,7 +291,7 @@ impl Fragment {
             clusters,
             endpoints,
             listeners: encoded.service_listeners(class, &inputs, unknown),
-            open: open::chains(class, &service, &inputs.endpoints, |port| inputs.paths(class, port, unknown)),
+            open: open::chains(class, &inputs, unknown),
             names: names::entries(snapshot, class, &service, &inputs.endpoints, domain),
             inputs,
         }

@@ -109,6 +109,18 @@ impl Routes {
         self.weighted(destinations, namespace, service, port)
     }
 
+    /// All hosts that some route leads to.
+    pub(crate) fn destinations(&self) -> Vec<Hostname> {
+        let Some(object) = &self.object else { return Vec::new() };
+        let Some(namespace) = &object.meta.namespace else { return Vec::new() };
+        let spec = &object.spec;
+        let tcp = spec.tcp.iter().map(|route| &route.route);
+        let tls = spec.tls.iter().map(|route| &route.route);
+        let http = spec.http.iter().map(|route| &route.route);
+        let all = tcp.chain(tls).chain(http).flatten();
+        all.filter_map(|wanted| full_host(&wanted.destination.host, namespace, &self.domain)).collect()
+    }
+
     /// Where a class sends connections to a port of TLS by their server names: the first route of a name counts.
     pub(crate) fn named(
         &self,

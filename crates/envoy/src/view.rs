@@ -324,7 +324,7 @@ impl State {
             return Arc::clone(&kept.value);
         }
         let mut clusters = fixed::sidecar();
-        clusters.extend(inputs.ports.keys().map(|port| fixed::inbound(*port)));
+        clusters.extend(inputs.clusters());
         let listener = virtual_inbound(&inputs);
         let value = Arc::new(InboundResources { inputs, listener, clusters });
         self.inbound.push(Kept { snapshot: Arc::clone(snapshot), value: Arc::clone(&value) });

@@ -27,7 +27,7 @@ pub use service_entry::{
     ServiceEntry, ServiceEntryAddress, ServiceEntryLocation, ServiceEntryPort, ServiceEntryResolution,
     ServiceEntryStatus,
 };
-pub use sidecar::{Egress, OutboundMode, OutboundPolicy, Sidecar};
+pub use sidecar::{Egress, Ingress, OutboundMode, OutboundPolicy, Sidecar, SidecarPort};
 pub use virtual_service::{
     Destination, HttpRoute, L4Match, RouteDestination, TcpRoute, TlsMatch, TlsRoute, VirtualService,
 };

@@ -1,5 +1,6 @@
 //! Clusters that every sidecar or gateway has.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
@@ -49,6 +50,35 @@ pub(crate) fn black_hole() -> Resource {
 /// A workload's own port: where the client meant to go, from the inbound source address.
 pub(crate) fn inbound(port: u16) -> Resource {
     original(&inbound_name(port), Some(INBOUND_SOURCE))
+}
+
+/// A workload's port that goes on elsewhere within it: to `ADDRESS:PORT`, or to `unix://PATH`.
+pub(crate) fn inbound_at(port: u16, place: &str) -> Resource {
+    let name = inbound_name(port);
+    let address = match place.parse::<SocketAddr>() {
+        Ok(address) => socket(&address.ip().to_string(), address.port()),
+        Err(_) => crate::wire::place(place, 0),
+    };
+    let host = endpoint::LbEndpoint {
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
+            address: Some(address),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let cluster = pb::Cluster {
+        name: name.clone(),
+        connect_timeout: Some(duration(CONNECT_TIMEOUT)),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
+        circuit_breakers: Some(unlimited()),
+        load_assignment: Some(endpoint::ClusterLoadAssignment {
+            cluster_name: name.clone(),
+            endpoints: vec![endpoint::LocalityLbEndpoints { lb_endpoints: vec![host], ..Default::default() }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    Resource::new(name, cluster.encode_to_vec().into())
 }
 
 fn original(name: &str, source: Option<&str>) -> Resource {

@@ -1,6 +1,7 @@
 //! Inbound: what a workload's agent lets in, port by port.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
@@ -11,7 +12,7 @@ use isthmus_sni::ISTIO_ALPN;
 use prost::Message;
 
 use super::{INBOUND_PORT, Route, original_destination, tcp_proxy, tls_inspector};
-use crate::cluster::fixed::{BLACK_HOLE, INBOUND_PASSTHROUGH, inbound_name};
+use crate::cluster::fixed::{self, BLACK_HOLE, INBOUND_PASSTHROUGH, inbound_name};
 use crate::cluster::tls;
 use crate::rbac::Filters;
 use crate::wire::{duration, number, socket};
@@ -26,6 +27,8 @@ const INSPECTION: Duration = Duration::from_secs(5);
 pub(crate) struct Inbound {
     /// Modes by workload port, for ports that a service names.
     pub(crate) ports: BTreeMap<u16, Mode>,
+    /// Where ports go on that do not go on to themselves.
+    pub(crate) endpoints: BTreeMap<u16, Arc<str>>,
     /// Modes of ports that only a policy names.
     pub(crate) policy_ports: BTreeMap<u16, Mode>,
     /// The mode of all other ports.
@@ -36,6 +39,16 @@ pub(crate) struct Inbound {
     pub(crate) trust_domains: Vec<String>,
     /// Whether the workload has an IPv4 address.
     pub(crate) ipv4: bool,
+}
+
+impl Inbound {
+    /// The clusters of its ports.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = Resource> {
+        self.ports.keys().map(|port| match self.endpoints.get(port) {
+            Some(endpoint) => fixed::inbound_at(*port, endpoint),
+            None => fixed::inbound(*port),
+        })
+    }
 }
 
 /// The inbound listener.

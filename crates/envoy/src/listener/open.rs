@@ -11,10 +11,11 @@ use isthmus_proto::resource::Resource;
 use isthmus_registry::MeshService;
 use prost::Message;
 
-use super::outbound::{Paths, addresses, reading_tls, undeclared};
+use super::outbound::{addresses, reading_tls, undeclared};
 use super::{INBOUND_PORT, OUTBOUND_PORT, Route, carried};
 use crate::class::Class;
 use crate::cluster::is_tcp;
+use crate::encoded::Inputs;
 use crate::settings::OutboundPolicy;
 use crate::wire::{boolean, range, socket};
 
@@ -65,17 +66,13 @@ fn distinct(
     }
 }
 
-/// The chains of a service's ports; `paths` says where each leads.
-pub(crate) fn chains(
-    class: &Class,
-    service: &MeshService,
-    endpoints: &[Endpoint],
-    paths: impl Fn(&ServicePort) -> Paths,
-) -> Vec<Open> {
+/// The chains of a service's ports.
+pub(crate) fn chains(class: &Class, inputs: &Inputs, unknown: OutboundPolicy) -> Vec<Open> {
+    let service = &*inputs.service;
     let mut found = Vec::new();
-    for port in &service.service.ports {
-        let Some(distinct) = distinct(class, service, endpoints, port) else { continue };
-        let paths = paths(port);
+    for port in service.service.ports.iter().filter(|port| inputs.seen.is_own(port.number)) {
+        let Some(distinct) = distinct(class, service, &inputs.endpoints, port) else { continue };
+        let paths = inputs.paths(class, port, unknown);
         let mut add = |names: Vec<String>, route: Route| {
             found.push(Open {
                 port: port.number,

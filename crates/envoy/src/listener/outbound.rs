@@ -85,13 +85,13 @@ pub(crate) struct Paths {
     pub(crate) carriage: Carriage,
 }
 
-/// The listener of an address and a port of a service.
-pub(crate) fn listener(address: IpAddr, port: u16, paths: &Paths) -> Resource {
+/// The listener of an address and a port of a service: `bound` has a socket, others are found by original destination.
+pub(crate) fn listener(address: IpAddr, port: u16, bound: bool, paths: &Paths) -> Resource {
     let name = format!("{address}_{port}");
     let listener = pb::Listener {
         name: name.clone(),
         address: Some(socket(&address.to_string(), port)),
-        bind_to_port: Some(boolean(false)),
+        bind_to_port: (!bound).then(|| boolean(false)),
         traffic_direction: TrafficDirection::Outbound as i32,
         ..filter_chains(paths)
     };

@@ -11,4 +11,5 @@ mod inbound;
 mod kept;
 mod open;
 mod real;
+mod scope;
 mod world;

@@ -53,6 +53,9 @@ const MORE: &str = "
 ---
 {apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: rest, namespace: bookinfo}, spec: {host: ratings, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 30s, aggression: 2}}}, subsets: [{name: v3, labels: {version: v3}, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x}}}}]}}
 ---
+{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: ratings, namespace: bookinfo}, spec: {workloadSelector: {labels: {app: ratings}}, ingress: [{port: {number: 7777, protocol: TCP, name: a}, defaultEndpoint: '127.0.0.1:7778'}, {port: {number: 7779, protocol: TCP, name: b}, defaultEndpoint: 'unix:///run/app.sock'}, {port: {number: 7780, protocol: TCP, name: c}, defaultEndpoint: '0.0.0.0:7781'}],
+  egress: [{port: {number: 9080, protocol: HTTP, name: http}, bind: 127.0.0.3, captureMode: NONE, hosts: ['./reviews.bookinfo.svc.cluster.local']}, {port: {number: 80, protocol: TCP, name: t}, bind: 10.99.0.1, hosts: ['*/rr.example']}, {hosts: ['*/*']}]}}
+---
 {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: bookinfo}, spec: {action: DENY, rules: [
   {from: [{source: {principals: ['*', 'a*', '*b'], notPrincipals: [x/ns/y/sa/z], namespaces: [n, 'n*', '*n', '*'], serviceAccounts: [sa, ns/sa], trustDomains: [t, 't*', '*t'], ipBlocks: [10.0.0.0/8, 1.2.3.4, '2001:db8::/32'], notIpBlocks: [10.1.0.0/16]}}, {source: {notNamespaces: [q]}}],
    to: [{operation: {ports: ['80', '443'], notPorts: ['1']}}],

@@ -1,9 +1,7 @@
 //! Sidecar: what workloads of a namespace see.
 
-use serde::Deserialize;
-use serde_json::Value;
-
 use super::common::WorkloadSelector;
+use serde::Deserialize;
 
 /// `networking.istio.io` Sidecar.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -13,8 +11,8 @@ pub struct Sidecar {
     pub workload_selector: Option<WorkloadSelector>,
     /// What they see.
     pub egress: Vec<Egress>,
-    /// Own listeners; not enforced yet.
-    pub ingress: Vec<Value>,
+    /// Ports that are let in; what their services say when there are none.
+    pub ingress: Vec<Ingress>,
     /// Traffic to unknown destinations.
     pub outbound_traffic_policy: Option<OutboundPolicy>,
 }
@@ -24,13 +22,47 @@ pub struct Sidecar {
 #[serde(rename_all = "camelCase", default)]
 pub struct Egress {
     /// Restricts to a service port.
-    pub port: Option<Value>,
+    pub port: Option<SidecarPort>,
     /// Address to listen on.
     pub bind: String,
     /// `DEFAULT`, `IPTABLES` or `NONE`.
     pub capture_mode: String,
     /// `NAMESPACE/HOST`, with `*`, `.` and `~` for namespaces.
     pub hosts: Vec<String>,
+}
+
+/// A port that is let in.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ingress {
+    /// The port.
+    pub port: SidecarPort,
+    /// Address to listen on.
+    pub bind: String,
+    /// `DEFAULT`, `IPTABLES` or `NONE`.
+    pub capture_mode: String,
+    /// `127.0.0.1:PORT`, `[::1]:PORT`, `0.0.0.0:PORT` (the workload's own address), `[::]:PORT` or `unix:///PATH`; the port itself when empty.
+    pub default_endpoint: String,
+}
+
+/// A port of a listener.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct SidecarPort {
+    /// Number; 0 of egress is any.
+    pub number: u16,
+    /// Protocol.
+    pub protocol: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Egress {
+    /// Whether the application dials a port of its agent, instead of being captured.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        self.capture_mode == "NONE"
+    }
 }
 
 /// Traffic to unknown destinations.

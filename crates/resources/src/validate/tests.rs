@@ -192,4 +192,15 @@ fn sidecars() {
     good("Sidecar", "egress: [{hosts: ['./*', 'istio-system/*', '~other/a.example']}]");
     bad("Sidecar", "egress: [{hosts: [reviews]}]", "spec.egress[0].hosts[0]");
     bad("Sidecar", "egress: [{}]", "spec.egress[0].hosts");
+    bad("Sidecar", "egress: [{bind: here, hosts: ['*/*']}]", "spec.egress[0].bind");
+    good(
+        "Sidecar",
+        "ingress: [{port: {number: 80, protocol: TCP, name: tcp}, defaultEndpoint: '127.0.0.1:8080'}]",
+    );
+    bad(
+        "Sidecar",
+        "ingress: [{port: {number: 80}, defaultEndpoint: '192.0.2.1:80'}]",
+        "spec.ingress[0].defaultEndpoint",
+    );
+    bad("Sidecar", "ingress: [{}]", "spec.ingress[0].port.number");
 }
