@@ -40,6 +40,27 @@ impl Api {
         Ok(all)
     }
 
+    /// A control plane's own pages, without an API server.
+    pub(crate) fn at(server: &ServerArgs, url: &str) -> anyhow::Result<Self> {
+        if server.all_contexts {
+            bail!("--control-plane is one control plane, --all-contexts are several; give one of the two");
+        }
+        Ok(Self { cluster: Cluster::at(url)?, timeout: server.timeout })
+    }
+
+    /// A page of the control plane.
+    pub(crate) async fn page(&self, path: &str) -> anyhow::Result<String> {
+        let asked = self.within(self.cluster.raw_get(path)).await;
+        asked.map_err(|error| match error.downcast_ref() {
+            // A server of Kubernetes knows nothing of them.
+            Some(ApiError::NotFound { message, .. }) if !message.starts_with("no proxy") => error.context(
+                "beside Kubernetes these pages are on the control plane's monitoring port: `kubectl port-forward -n istio-system POD 15014`, \
+                 then --control-plane http://127.0.0.1:15014",
+            ),
+            _ => error,
+        })
+    }
+
     async fn open(server: &ServerArgs, context: Option<&str>) -> anyhow::Result<Self> {
         let cluster = Cluster::from_kubeconfig(server.kubeconfig.as_deref(), context).await?;
         Ok(Self { cluster, timeout: server.timeout })

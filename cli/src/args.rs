@@ -83,6 +83,8 @@ pub(crate) enum Command {
 Examples:
   isthmus status
   isthmus --all-contexts status
+  kubectl port-forward -n istio-system POD 15014 &         # beside Kubernetes
+  isthmus status --control-plane http://127.0.0.1:15014
   isthmus --context east status -o json | jq '.peers[] | {cluster, state, ageMs}'")]
     Status(StatusArgs),
     /// Show what one proxy was given: listeners, clusters, endpoints, names
@@ -324,7 +326,17 @@ pub(crate) struct LinkAcceptArgs {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
+    pub(crate) pages: PagesArgs,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// Where a control plane's own pages are.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PagesArgs {
+    /// A control plane's monitoring port, instead of the API server: for one beside Kubernetes
+    #[arg(long, value_name = "URL")]
+    pub(crate) control_plane: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -335,6 +347,8 @@ pub(crate) struct ProxyConfigArgs {
     /// Proxy, as `isthmus status` names it
     #[arg(value_name = "NAME.NAMESPACE", value_parser = proxy_name)]
     pub(crate) proxy: ProxyName,
+    #[command(flatten)]
+    pub(crate) pages: PagesArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

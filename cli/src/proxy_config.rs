@@ -13,7 +13,10 @@ use crate::output::{self, Verdict, cell, heading, judged, table};
 
 /// Asks the control plane what it sent to a proxy: short forms for people, the resources themselves for scripts.
 pub(crate) async fn run(server: &ServerArgs, args: &ProxyConfigArgs) -> anyhow::Result<()> {
-    let api = Api::connect(server).await?;
+    let api = match &args.pages.control_plane {
+        Some(url) => Api::at(server, url)?,
+        None => Api::connect(server).await?,
+    };
     let parts: &[&str] = match args.what {
         ProxyPart::Listeners => &["listeners"],
         ProxyPart::Clusters => &["clusters"],
@@ -30,7 +33,7 @@ pub(crate) async fn run(server: &ServerArgs, args: &ProxyConfigArgs) -> anyhow::
         let ProxyName { namespace, name } = &args.proxy;
         let path = format!("/debug/isthmus/proxy/{namespace}/{name}?type={part}{form}");
         let body = api
-            .within(api.cluster.raw_get(&path))
+            .page(&path)
             .await
             .with_context(|| format!("{part} of {name}.{namespace}; `isthmus status` lists the proxies"))?;
         let value: Value = serde_json::from_str(&body).with_context(|| format!("the answer of {path}"))?;

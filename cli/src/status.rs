@@ -20,7 +20,11 @@ const SOON: i64 = 30 * 86_400;
 pub(crate) async fn run(server: &ServerArgs, args: &StatusArgs) -> anyhow::Result<()> {
     let mut reports = Vec::new();
     let mut failed = 0;
-    for api in Api::connect_all(server).await? {
+    let apis = match &args.pages.control_plane {
+        Some(url) => vec![Api::at(server, url)?],
+        None => Api::connect_all(server).await?,
+    };
+    for api in apis {
         let report = fetch(&api).await;
         failed += usize::from(report.is_err());
         reports.push((api.context().to_string(), report));
@@ -61,7 +65,7 @@ pub(crate) async fn run(server: &ServerArgs, args: &StatusArgs) -> anyhow::Resul
 }
 
 async fn fetch(api: &Api) -> anyhow::Result<MeshStatus> {
-    let body = api.within(api.cluster.raw_get(PATH)).await?;
+    let body = api.page(PATH).await?;
     serde_json::from_str(&body).with_context(|| format!("{PATH} of context {:?}", api.context()))
 }
 

@@ -1,12 +1,12 @@
 //! `GET /debug/isthmus/…` for admins: what `isthmus status` and `isthmus proxy-config` show. On our own API server; beside Kubernetes'
 //! on the monitoring port, for this host alone (which `kubectl port-forward` makes an admin's).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::extract::{ConnectInfo, Path, Query, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -57,11 +57,21 @@ pub fn router(pages: Pages) -> Router {
         .with_state(Arc::new(pages))
 }
 
+/// Whether a request is meant for this host: a page in somebody's browser may come from here and name another.
+fn is_local(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let authority: Option<axum::http::uri::Authority> = host.parse().ok();
+    authority.is_some_and(|authority| {
+        let name = authority.host().trim_matches(['[', ']']);
+        name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
 /// The same routes, for callers on this host alone.
 pub fn for_loopback(pages: Router) -> Router {
     pages.route_layer(middleware::from_fn(
         async |ConnectInfo(caller): ConnectInfo<SocketAddr>, request: Request, next: Next| {
-            if caller.ip().to_canonical().is_loopback() {
+            if caller.ip().to_canonical().is_loopback() && is_local(request.headers()) {
                 next.run(request).await
             } else {
                 let hint = "these pages are for callers on this host; use `kubectl port-forward`";

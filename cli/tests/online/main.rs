@@ -268,6 +268,31 @@ fn status_shows_every_context_though_one_is_silent() {
 }
 
 #[test]
+fn beside_kubernetes_status_is_the_control_planes_own_page() {
+    let pair = Pair::new();
+    // An API server that has no such page, as Kubernetes' has none.
+    let hint = pair.fails(&["--context", "west", "status"]);
+    assert!(hint.contains("port-forward") && hint.contains("--control-plane"), "{hint}");
+    let pages = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", pages.local_addr().unwrap());
+    let answer = std::thread::spawn(move || {
+        let (mut stream, _) = pages.accept().unwrap();
+        let mut asked = [0; 4096];
+        let read = std::io::Read::read(&mut stream, &mut asked).unwrap();
+        let body = json!({ "meshId": "mesh1", "cluster": "north", "network": "", "snapshot": 9 }).to_string();
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+        let text = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        std::io::Write::write_all(&mut stream, text.as_bytes()).unwrap();
+        String::from_utf8_lossy(&asked[..read]).into_owned()
+    });
+    let text = pair.says(&["status", "--control-plane", &url]);
+    assert!(text.starts_with("cluster north"), "{text}");
+    assert!(answer.join().unwrap().starts_with("GET /debug/isthmus/status "));
+    let both = pair.fails(&["--all-contexts", "status", "--control-plane", &url]);
+    assert!(both.contains("--all-contexts"), "{both}");
+}
+
+#[test]
 fn proxy_config_shows_what_a_proxy_has() {
     let pair = Pair::new();
     let path = "/debug/isthmus/proxy/shop/cart-v1";

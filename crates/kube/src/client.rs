@@ -44,6 +44,14 @@ pub enum ConnectError {
         /// What is wrong.
         problem: String,
     },
+    /// Not the address of a server.
+    #[error("{url:?} is no address of a server: {problem}; write it like http://127.0.0.1:15014")]
+    Address {
+        /// The address.
+        url: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// No ServiceAccount is mounted here.
     #[error("this is no Pod with a ServiceAccount: there is no {SERVICE_ACCOUNT_TOKEN}")]
     NotInPod,
@@ -75,6 +83,21 @@ impl Cluster {
         })?;
         let name = chosen.unwrap_or_else(|| "default".to_string());
         Ok(Self { client, name: name.into(), server: server.into() })
+    }
+
+    /// A server that asks for no credentials, such as a control plane's own pages behind `kubectl port-forward`.
+    ///
+    /// # Errors
+    /// When the address cannot be used. Nothing is connected yet.
+    pub fn at(url: &str) -> Result<Self, ConnectError> {
+        let bad = |problem: String| ConnectError::Address { url: url.to_string(), problem };
+        let address: http::Uri =
+            url.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
+        if address.scheme().is_none() || address.authority().is_none() {
+            return Err(bad("scheme and host are needed".to_string()));
+        }
+        let client = client(kube::Config::new(address)).map_err(|error| bad(chain(&error)))?;
+        Ok(Self { client, name: url.into(), server: url.into() })
     }
 
     /// From the ServiceAccount that Kubernetes mounts into a Pod. Its token is read again when it is replaced.
@@ -183,6 +206,15 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_needs_a_scheme_and_a_host() {
+        assert_eq!(Cluster::at("http://127.0.0.1:15014").unwrap().server(), "http://127.0.0.1:15014");
+        for bad in ["127.0.0.1:15014", "/pages", "http://", ""] {
+            let text = Cluster::at(bad).unwrap_err().to_string();
+            assert!(text.contains(&format!("{bad:?}")), "{text}");
+        }
+    }
 
     #[tokio::test]
     async fn a_kubeconfig_that_is_not_there_is_named() {

@@ -158,8 +158,13 @@ impl Cluster {
             else {
                 continue;
             };
-            let site =
-                Site { cluster: &cluster, trust_domain: &domain, domain: "cluster.local", network: &unnamed, ranges: &[] };
+            let site = Site {
+                cluster: &cluster,
+                trust_domain: &domain,
+                domain: "cluster.local",
+                network: &unnamed,
+                ranges: &[],
+            };
             let istiod =
                 service.spec.ports.iter().find(|port| &*port.name == "tls-istiod" || port.number == 15012);
             for gateway in network_gateways(site, &service, []) {

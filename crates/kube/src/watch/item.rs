@@ -41,6 +41,8 @@ impl Keep {
 /// How objects of some kinds are read.
 pub(super) trait Shape: Clone + fmt::Debug + Send + Sync + 'static {
     const KEEP: &'static Keep;
+    /// Whether the version is of use beyond the watch: for writing the object.
+    const VERSIONED: bool = false;
 }
 
 const METADATA: Keep = Keep::Only(&[
@@ -75,6 +77,7 @@ pub(super) struct Whole;
 
 impl Shape for Whole {
     const KEEP: &'static Keep = &Keep::AllBut(&[("metadata", METADATA)]);
+    const VERSIONED: bool = true;
 }
 
 /// Pods.
@@ -137,7 +140,7 @@ impl<S: Shape> Item<S> {
 
 impl<'de, S: Shape> serde::Deserialize<'de> for Item<S> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let object = Kept(S::KEEP).deserialize(deserializer)?;
+        let mut object = Kept(S::KEEP).deserialize(deserializer)?;
         let text = |member: &str| object["metadata"][member].as_str().map(String::from);
         let metadata = ObjectMeta {
             name: text("name"),
@@ -145,6 +148,11 @@ impl<'de, S: Shape> serde::Deserialize<'de> for Item<S> {
             resource_version: text("resourceVersion"),
             ..ObjectMeta::default()
         };
+        if !S::VERSIONED
+            && let Some(members) = object["metadata"].as_object_mut()
+        {
+            members.remove("resourceVersion");
+        }
         Ok(Self { metadata, object, shape: PhantomData })
     }
 }
@@ -283,7 +291,7 @@ mod tests {
             pod.object,
             json!({
                 "metadata": {
-                    "name": "a", "namespace": "b", "resourceVersion": "7", "labels": {"app": "a"},
+                    "name": "a", "namespace": "b", "labels": {"app": "a"},
                     "annotations": {"proxy.istio.io/config": "x"},
                 },
                 "spec": {"serviceAccountName": "s", "containers": [{"ports": [{"containerPort": 80}]}]},

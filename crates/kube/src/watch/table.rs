@@ -2,29 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
+use isthmus_model::shared::shared;
 use isthmus_resources::{Kind, Object, parse, validate, warnings};
 use serde_json::Value;
 
 use super::Rejection;
 use crate::conditions::{self, Finding};
 
-/// An object's place within its kind.
+/// An object's place within its kind, in texts that the object itself holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
-    namespace: String,
-    name: String,
+    namespace: Arc<str>,
+    name: Arc<str>,
 }
 
 impl Key {
     pub(super) fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.to_string(), name: name.to_string() }
+        Self { namespace: shared(namespace), name: shared(name) }
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.namespace.as_str() {
+        match &*self.namespace {
             "" => f.write_str(&self.name),
             namespace => write!(f, "{namespace}/{}", self.name),
         }
