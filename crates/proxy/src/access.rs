@@ -108,11 +108,11 @@ pub(crate) struct Record {
     pub(crate) chain: Option<Arc<str>>,
     /// Whether TLS with the downstream was terminated here.
     pub(crate) secured: bool,
-    pub(crate) downstream: Option<Peer>,
+    pub(crate) downstream: Option<Box<Peer>>,
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) endpoint: Option<Arc<Endpoint>>,
     pub(crate) upstream_address: Option<SocketAddr>,
-    pub(crate) upstream: Option<Peer>,
+    pub(crate) upstream: Option<Box<Peer>>,
     pub(crate) attempts: u32,
 }
 

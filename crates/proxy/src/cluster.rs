@@ -92,6 +92,7 @@ impl Cluster {
                     workload: listed.workload.clone(),
                     locality: Arc::clone(&group.locality),
                     priority: group.priority,
+                    passed: ArcSwapOption::empty(),
                 }))
             });
             let endpoints: Vec<Arc<Endpoint>> = endpoints.collect();

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_tls::{HandshakeError, PeerCertificate};
+use nix::libc;
 use rustls::pki_types::ServerName;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -17,6 +18,7 @@ use crate::announced::{self, Announce, Ends};
 use crate::balance::Endpoint;
 use crate::cluster::Cluster;
 use crate::config::Keepalive;
+use crate::resource::cluster::ClusterConfig;
 use crate::resource::tls::{ClientTls, Upstream};
 use crate::stream::Stream;
 
@@ -80,14 +82,51 @@ impl Connector {
         transport: &Upstream,
         client: Option<Ends>,
     ) -> Result<Connected, ConnectError> {
+        self.connect_saying(cluster, address, transport, client, &[]).await
+    }
+
+    /// The same, and says a client's hello to it.
+    pub(crate) async fn connect_saying(
+        &self,
+        cluster: &Cluster,
+        address: SocketAddr,
+        transport: &Upstream,
+        client: Option<Ends>,
+        hello: &[u8],
+    ) -> Result<Connected, ConnectError> {
         let config = &cluster.config;
         let deadline = Instant::now() + config.connect_timeout;
-        let keepalive = config.keepalive.unwrap_or(self.keepalive);
-        let opened = self.open(address, config.source_for(address.ip()), &keepalive);
+        let source = config.source_for(address.ip());
+        let bare = matches!(transport, Upstream::Plain);
+        let opened = self.open(address, source, if bare { hello } else { &[] });
         let stream = match tokio::time::timeout_at(deadline, opened).await {
             Ok(opened) => opened.map_err(ConnectError::Tcp)?,
             Err(_) => return Err(ConnectError::Timeout(config.connect_timeout)),
         };
+        let mut connected = self.prepare(stream, address, transport, client, deadline, config).await?;
+        if !bare && !hello.is_empty() {
+            let said = async {
+                connected.stream.write_all(hello).await?;
+                connected.stream.flush().await
+            };
+            match tokio::time::timeout_at(deadline, said).await {
+                Ok(said) => said.map_err(ConnectError::Unanswered)?,
+                Err(_) => return Err(ConnectError::Silent(config.connect_timeout)),
+            }
+        }
+        Ok(connected)
+    }
+
+    /// What a transport wants before the first byte.
+    async fn prepare(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        transport: &Upstream,
+        client: Option<Ends>,
+        deadline: Instant,
+        config: &ClusterConfig,
+    ) -> Result<Connected, ConnectError> {
         let (stream, transport) = match transport {
             Upstream::Announced(version, inner) => {
                 (announce(stream, *version, client).await.map_err(ConnectError::Tcp)?, &**inner)
@@ -111,6 +150,14 @@ impl Connector {
         }
     }
 
+    /// Begins keepalive of a connection that is no longer young.
+    pub(crate) fn watch(&self, upstream: &TcpStream, cluster: Option<&Cluster>) {
+        let keepalive = cluster.and_then(|cluster| cluster.config.keepalive).unwrap_or(self.keepalive);
+        if let Err(error) = SockRef::from(upstream).set_tcp_keepalive(&params(&keepalive)) {
+            tracing::debug!(%error, "no keepalive");
+        }
+    }
+
     /// Whether an endpoint takes connections, its TLS handshake included.
     pub(crate) async fn probe(&self, cluster: &Cluster, endpoint: &Endpoint) -> Result<(), ConnectError> {
         let connected = self.connect(cluster, endpoint.address(), &endpoint.transport, None).await?;
@@ -118,14 +165,10 @@ impl Connector {
         Ok(())
     }
 
-    async fn open(
-        &self,
-        address: SocketAddr,
-        source: Option<IpAddr>,
-        keepalive: &Keepalive,
-    ) -> io::Result<TcpStream> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
+    /// Connects, and says these first bytes.
+    async fn open(&self, address: SocketAddr, source: Option<IpAddr>, first: &[u8]) -> io::Result<TcpStream> {
+        let kind = Type::STREAM.nonblocking();
+        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
         }
@@ -134,14 +177,43 @@ impl Connector {
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
-        tune(&socket, keepalive)?;
-        TcpSocket::from_std_stream(socket.into()).connect(address).await
+        socket.set_tcp_nodelay(true)?;
+        if first.is_empty() {
+            return TcpSocket::from_std_stream(socket.into()).connect(address).await;
+        }
+        // The first bytes bring the handshake's last acknowledgement with them: one packet less.
+        socket.set_tcp_quickack(false)?;
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let stream = TcpStream::from_std(socket.into())?;
+        // A near peer has answered by now; a failure says why at once, and comes again if it is not.
+        let said = match SockRef::from(&stream).send(first) {
+            Ok(said) => said,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        if said == first.len() {
+            return Ok(stream);
+        }
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        let mut stream = stream;
+        stream.write_all(&first[said..]).await?;
+        Ok(stream)
     }
 }
 
-/// What every connection has: no delay for small writes, keepalive.
+/// What the connections of a listening socket have: no delay for small writes, keepalive.
 pub(crate) fn tune(socket: &Socket, keepalive: &Keepalive) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&params(keepalive))
+}
+
+fn params(keepalive: &Keepalive) -> TcpKeepalive {
     let mut params = TcpKeepalive::new();
     if let Some(time) = keepalive.time {
         params = params.with_time(time);
@@ -152,7 +224,7 @@ pub(crate) fn tune(socket: &Socket, keepalive: &Keepalive) -> io::Result<()> {
     if let Some(probes) = keepalive.probes {
         params = params.with_retries(probes);
     }
-    socket.set_tcp_keepalive(&params)
+    params
 }
 
 /// A new socket's buffer takes a header at once.

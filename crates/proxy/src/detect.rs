@@ -1,11 +1,18 @@
 //! What protocol a connection begins with.
 
-use std::io;
+use std::future::poll_fn;
+use std::io::{self, Read as _};
+use std::mem;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use isthmus_sni::{ClientHello, HelloError, HelloReader};
+use socket2::SockRef;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::relay::store::Buffer;
 use crate::shared::{Door, Held};
 
 /// What a connection began with, and the bytes that were read to know it.
@@ -43,51 +50,98 @@ impl DetectError {
     }
 }
 
-/// The first byte of a TLS handshake record.
-const HANDSHAKE: u8 = 22;
 /// What a hello may hold without being counted: an ordinary one, post-quantum key share included.
 const ORDINARY: usize = 4096;
 
-/// Looks at the first byte for at most `first`; what begins like TLS then has `whole` for its ClientHello. All unfinished
+/// Bytes of a client, until they say what protocol they are.
+struct Reading<'a> {
+    reader: HelloReader,
+    held: Held<'a>,
+    most: usize,
+}
+
+/// Waits for the first bytes for at most `first`; what begins like TLS then has `whole` for its ClientHello. All unfinished
 /// hellos of a door hold `most` bytes together.
 pub(crate) async fn detect(
-    stream: &TcpStream,
+    stream: &mut TcpStream,
     first: Duration,
     whole: Duration,
     (door, most): (&Door, usize),
 ) -> Result<Began, DetectError> {
-    // Bytes of other protocols stay in the socket, where splicing finds them.
-    let mut byte = [0];
-    match tokio::time::timeout(first, stream.peek(&mut byte)).await {
-        Err(_) => return Ok(Began::Silent),
-        Ok(Ok(0)) => return Ok(Began::Ended),
-        Ok(Ok(_)) if byte[0] != HANDSHAKE => return Ok(Began::Plain(Vec::new())),
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => return Err(error.into()),
+    let mut reading = Reading { reader: HelloReader::new(), held: door.hold(), most };
+    if let Some(began) = reading.early(stream).await? {
+        return Ok(began);
     }
-    match tokio::time::timeout(whole, hello(stream, door.hold(), most)).await {
+    if reading.reader.bytes().is_empty() {
+        match tokio::time::timeout(first, reading.next(stream)).await {
+            Err(_) => return Ok(Began::Silent),
+            Ok(began) => {
+                if let Some(began) = began? {
+                    return Ok(began);
+                }
+            }
+        }
+    }
+    let rest = async {
+        loop {
+            if let Some(began) = reading.next(stream).await? {
+                return Ok(began);
+            }
+        }
+    };
+    match tokio::time::timeout(whole, rest).await {
         Ok(began) => began,
         Err(_) => Err(DetectError::Slow(whole)),
     }
 }
 
-async fn hello(stream: &TcpStream, mut held: Held<'_>, most: usize) -> Result<Began, DetectError> {
-    let mut reader = HelloReader::new();
-    loop {
-        stream.readable().await?;
-        let mut chunk = [0; 4096];
-        let count = match stream.try_read(&mut chunk) {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error.into()),
-        };
-        match reader.push(&chunk[..count]) {
-            Ok(Some(hello)) => return Ok(Began::Tls(hello, reader.into_bytes())),
-            Ok(None) if held.grow(reader.bytes().len().saturating_sub(ORDINARY), most) => {}
-            Ok(None) => return Err(DetectError::Crowded),
-            Err(HelloError::NotTls) => return Ok(Began::Plain(reader.into_bytes())),
-            Err(error) => return Err(error.into()),
+impl Reading<'_> {
+    /// Reads what is there, without waiting to be told that something is: a client's first bytes mostly come before its
+    /// connection is accepted.
+    async fn early(&mut self, stream: &mut TcpStream) -> Result<Option<Began>, DetectError> {
+        poll_fn(|cx| {
+            let mut buffer = Buffer::take();
+            let mut view = ReadBuf::new(&mut buffer);
+            let read = match Pin::new(&mut *stream).poll_read(cx, &mut view) {
+                Poll::Ready(read) => read.map(|()| view.filled().len()),
+                Poll::Pending => (&*SockRef::from(&*stream)).read(&mut buffer),
+            };
+            Poll::Ready(match read {
+                Ok(count) => self.take(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                Err(error) => Err(error.into()),
+            })
+        })
+        .await
+    }
+
+    /// Waits for more. A client that is silent holds no buffer.
+    async fn next(&mut self, stream: &mut TcpStream) -> Result<Option<Began>, DetectError> {
+        poll_fn(|cx| {
+            let mut buffer = Buffer::take();
+            let mut view = ReadBuf::new(&mut buffer);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut view))?;
+            let count = view.filled().len();
+            Poll::Ready(self.take(&buffer[..count]))
+        })
+        .await
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<Option<Began>, DetectError> {
+        if bytes.is_empty() {
+            if self.reader.bytes().is_empty() {
+                return Ok(Some(Began::Ended));
+            }
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        match self.reader.push(bytes) {
+            Ok(Some(hello)) => Ok(Some(Began::Tls(hello, mem::take(&mut self.reader).into_bytes()))),
+            Ok(None) if self.held.grow(self.reader.bytes().len().saturating_sub(ORDINARY), self.most) => {
+                Ok(None)
+            }
+            Ok(None) => Err(DetectError::Crowded),
+            Err(HelloError::NotTls) => Ok(Some(Began::Plain(mem::take(&mut self.reader).into_bytes()))),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use futures::FutureExt as _;
 use isthmus_lifecycle::OnFailure;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -22,6 +23,8 @@ use crate::stream::reset;
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
+/// Connections that are accepted before the signals are looked at again.
+const TOGETHER: usize = 32;
 /// Pause when the process has no descriptor left for one more connection.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
@@ -133,18 +136,25 @@ fn accept(shared: &Arc<Shared>, bound: &Arc<Bound>, socket: Arc<TcpListener>) {
     let stop = shared.tasks.signal();
     shared.tasks.spawn("listener", OnFailure::Stop, async move {
         loop {
-            let accepted = tokio::select! {
+            let mut accepted = tokio::select! {
                 biased;
                 () = stop.stopping() => return Ok::<(), io::Error>(()),
                 () = bound.closed.cancelled() => return Ok(()),
                 accepted = socket.accept() => accepted,
             };
-            match accepted {
-                Ok((stream, source)) => admit(&proxy, &bound, stream, source),
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!(address = %bound.address, %error, "cannot accept, trying again");
-                    tokio::time::sleep(EXHAUSTED).await;
+            for _ in 0..TOGETHER {
+                match accepted {
+                    Ok((stream, source)) => admit(&proxy, &bound, stream, source),
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(error) => {
+                        tracing::warn!(address = %bound.address, %error, "cannot accept, trying again");
+                        tokio::time::sleep(EXHAUSTED).await;
+                        break;
+                    }
+                }
+                match socket.accept().now_or_never() {
+                    Some(next) => accepted = next,
+                    None => break,
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use isthmus_model::NetworkId;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -98,6 +99,13 @@ pub(crate) struct Counters {
     meter: Meter,
 }
 
+/// The counters that the last connection through a gateway to an endpoint had.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    network: Option<NetworkId>,
+    counters: Arc<Counters>,
+}
+
 impl Metrics {
     pub(crate) fn register(node: Node, registry: &mut Registry) -> Self {
         let metrics = Self {
@@ -188,10 +196,27 @@ impl Metrics {
     pub(crate) fn opened(
         &self,
         record: &Record,
-        own_principal: Option<Arc<str>>,
+        own_principal: impl FnOnce() -> Option<Arc<str>>,
         networks: &Networks,
     ) -> Arc<Counters> {
-        let counters = self.counters(self.labels(record, own_principal, networks));
+        let through = record.listener.direction == Direction::Through;
+        let Some(endpoint) = record.endpoint.as_ref().filter(|_| through) else {
+            let counters = self.counters(self.labels(record, own_principal(), networks));
+            counters.opened.inc();
+            return counters;
+        };
+        // What passes through a gateway to one endpoint differs by where it comes from only.
+        let network = networks.of(record.source.ip());
+        let known = endpoint.passed.load();
+        let counters = match &*known {
+            Some(passed) if passed.network.as_ref() == network => Arc::clone(&passed.counters),
+            _ => {
+                let counters = self.counters(self.labels(record, None, networks));
+                let passed = Passed { network: network.cloned(), counters: Arc::clone(&counters) };
+                endpoint.passed.store(Some(Arc::new(passed)));
+                counters
+            }
+        };
         counters.opened.inc();
         counters
     }
@@ -267,11 +292,11 @@ impl Metrics {
         let own = own.unwrap_or_else(unknown);
         let (reporter, source, source_principal, destination, destination_principal, security) = if inbound {
             let security = if record.secured { "mutual_tls" } else { "none" };
-            ("destination", nobody, principal(record.downstream.as_ref()), ours, own, security)
+            ("destination", nobody, principal(record.downstream.as_deref()), ours, own, security)
         } else if through {
             ("source", nobody, unknown(), theirs, unknown(), "unknown")
         } else {
-            ("source", ours, own, theirs, principal(record.upstream.as_ref()), "unknown")
+            ("source", ours, own, theirs, principal(record.upstream.as_deref()), "unknown")
         };
         let network = match through {
             true => networks.of(record.source.ip()).map_or_else(unknown, |network| network.clone().into()),

@@ -22,6 +22,7 @@ use crate::inspect;
 use crate::metrics::Metrics;
 use crate::on_demand::names::Names;
 use crate::on_demand::{Demand, OnDemand, OnDemandLimits};
+use crate::relay::clock::Clock;
 use crate::resource::tls::Configurations;
 use crate::shared::{Door, Shared, Tables};
 use sockets::Sockets;
@@ -102,6 +103,11 @@ impl Proxy {
             metrics: Arc::clone(&metrics),
             tasks: tasks.clone(),
         };
+        let clock = Arc::new(Clock::new());
+        let (ringing, stop) = (Arc::clone(&clock), drain.signal());
+        // A group of its own: it rings for as long as others run, and they are not to wait for it.
+        TaskGroup::new("clock", drain.clone())
+            .spawn_infallible("clock", async move { ringing.run(stop).await });
         let capture = [(OUTBOUND, config.outbound), (INBOUND, config.inbound)];
         let shared = Arc::new(Shared {
             tls: Configurations::new(config.identity.clone()),
@@ -112,7 +118,7 @@ impl Proxy {
             connector,
             outliers,
             metrics,
-            stop: tasks.signal(),
+            clock: Arc::clone(&clock),
             tasks,
             door: Door::default(),
             flows: Flows::default(),

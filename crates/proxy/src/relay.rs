@@ -4,27 +4,31 @@
 //! goes back when all of it was written. Where both sides are plain TCP, a direction that moves much does so inside the
 //! kernel (splice), with a pipe borrowed in the same way; small messages stay in user space, where they cost fewer calls.
 
+pub(crate) mod clock;
 mod half;
 mod splice;
-mod store;
+pub(crate) mod store;
 #[cfg(test)]
 mod tests;
 
 use std::future::Future;
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use isthmus_lifecycle::Signal;
 use prometheus_client::metrics::counter::Counter;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::balance::Host;
 use crate::flows::Moved;
 use crate::stream::{Stream, reset};
+use clock::{Alarm, Clock};
 use half::{Failure, Half};
+
+/// Most connections of a mesh without connection pools have ended by then.
+const YOUNG: Duration = Duration::from_secs(2);
 
 /// When a relay gives up by itself.
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,36 +109,23 @@ impl Relay {
         self.upstream.tcp()
     }
 
-    /// Joins them until both have ended, one broke, or patience did.
-    pub(crate) async fn run(&mut self, patience: Patience, stop: &Signal, moved: &Moved) -> Outcome {
-        let end = {
-            let mut cut = pin!(stop.cut());
-            let mut timer = pin!(tokio::time::sleep_until(patience.next()));
-            let mut seen = 0;
-            std::future::poll_fn(|cx| {
-                if cut.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(End::Cut);
-                }
-                let polled = self.poll_move(cx);
-                moved.set(self.received.total(), self.sent.total());
-                if let Poll::Ready(end) = polled {
-                    return Poll::Ready(end);
-                }
-                // The timer is not wound at each byte: when it rings it looks whether any came.
-                loop {
-                    ready!(timer.as_mut().poll(cx));
-                    let total = self.received.total() + self.sent.total();
-                    if patience.until.is_some_and(|until| Instant::now() >= until) {
-                        return Poll::Ready(End::Expired);
-                    }
-                    if total == std::mem::replace(&mut seen, total) && patience.idle.is_some() {
-                        return Poll::Ready(End::Idle);
-                    }
-                    timer.as_mut().reset(patience.next());
-                }
-            })
-            .await
-        };
+    /// Joins them until both have ended, one broke, or patience did. `grown` is called with the upstream once the connection has
+    /// outlived the shortest ones: what only a long life needs costs those nothing.
+    pub(crate) fn run<'a>(
+        &'a mut self,
+        patience: Patience,
+        clock: &'a Clock,
+        moved: &'a Moved,
+        grown: impl Fn(&TcpStream) + Unpin + 'a,
+    ) -> impl Future<Output = Outcome> + 'a {
+        let mut run = Run { relay: self, patience, clock, moved, grown, alarm: None, young: true, seen: 0 };
+        std::future::poll_fn(move |cx| {
+            let end = ready!(run.poll(cx));
+            Poll::Ready(run.relay.ended(end))
+        })
+    }
+
+    fn ended(&self, end: End) -> Outcome {
         if !matches!(end, End::Finished) {
             // A broken connection must not look like a finished one to the other side.
             reset(self.downstream.tcp());
@@ -145,8 +136,8 @@ impl Relay {
 
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         // Both directions before either's result: what one has read when the other breaks is not lost.
-        let up = self.received.poll(cx, &mut self.downstream, &mut self.upstream);
-        let down = self.sent.poll(cx, &mut self.upstream, &mut self.downstream);
+        let up = self.received.poll(cx, &mut self.downstream, &mut self.upstream, self.sent.is_closed());
+        let down = self.sent.poll(cx, &mut self.upstream, &mut self.downstream, self.received.is_closed());
         match (up, down) {
             (Poll::Ready(Err(Failure::Reader(error))), _) | (_, Poll::Ready(Err(Failure::Writer(error)))) => {
                 Poll::Ready(End::Downstream(error))
@@ -157,5 +148,51 @@ impl Relay {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Finished),
             _ => Poll::Pending,
         }
+    }
+}
+
+/// A relay in motion. Written out, since it is kept for as long as its connection.
+struct Run<'a, G> {
+    relay: &'a mut Relay,
+    patience: Patience,
+    clock: &'a Clock,
+    moved: &'a Moved,
+    grown: G,
+    alarm: Option<Alarm<'a>>,
+    young: bool,
+    /// Bytes when the alarm last rang.
+    seen: u64,
+}
+
+impl<G: Fn(&TcpStream)> Run<'_, G> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.clock.is_cut() {
+            return Poll::Ready(End::Cut);
+        }
+        let polled = self.relay.poll_move(cx);
+        let (received, sent) = (self.relay.received.total(), self.relay.sent.total());
+        self.moved.set(received, sent);
+        if polled.is_ready() {
+            return polled;
+        }
+        // The alarm is not set anew at each byte: when it rings it is seen whether any came.
+        let next = match &self.alarm {
+            Some(alarm) if !alarm.has_rung() => return Poll::Pending,
+            None => self.patience.next().min(Instant::now() + YOUNG),
+            Some(_) => {
+                if self.patience.until.is_some_and(|until| Instant::now() >= until) {
+                    return Poll::Ready(End::Expired);
+                }
+                if std::mem::take(&mut self.young) {
+                    (self.grown)(self.relay.upstream.tcp());
+                } else if received + sent == self.seen && self.patience.idle.is_some() {
+                    return Poll::Ready(End::Idle);
+                }
+                self.seen = received + sent;
+                self.patience.next()
+            }
+        };
+        self.alarm = Some(self.clock.set(next, cx.waker()));
+        Poll::Pending
     }
 }

@@ -2,6 +2,7 @@
 
 mod join;
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,19 +43,22 @@ struct Open {
     _admitted: Admitted,
 }
 
-/// Serves one connection. Its task stays small: what only the beginning needs is freed before the relay.
-pub(crate) async fn serve(
+/// Serves one connection. Its task stays small: what only the beginning needs is boxed, and freed before the relay.
+pub(crate) fn serve(
     shared: Arc<Shared>,
     listener: Arc<Listener>,
     stream: TcpStream,
     source: SocketAddr,
     admitted: Admitted,
-) {
+) -> impl Future<Output = ()> {
     let begun = Box::pin(begin(Arc::clone(&shared), listener, stream, source, admitted));
-    let Some((mut open, patience)) = begun.await else { return };
-    let Open { relay, flow, .. } = &mut *open;
-    let outcome = relay.run(patience, &shared.stop, &flow.moved).await;
-    open.ended(&shared, &outcome);
+    async move {
+        let Some((mut open, patience)) = begun.await else { return };
+        let Open { relay, flow, .. } = &mut *open;
+        let grown = |upstream: &TcpStream| shared.connector.watch(upstream, flow.record.cluster.as_deref());
+        let outcome = relay.run(patience, &shared.clock, &flow.moved, grown).await;
+        open.ended(&shared, &outcome);
+    }
 }
 
 async fn begin(
@@ -68,13 +72,13 @@ async fn begin(
     let joined = match receive(&shared, stream, &mut record, &mut admitted).await {
         Ok(joined) => joined,
         Err(refusal) => {
-            let counters = shared.metrics.opened(&record, own_principal(&shared), &shared.networks.load());
+            let counters = shared.metrics.opened(&record, || own_principal(&shared), &shared.networks.load());
             shared.metrics.closed(&counters, refusal.flag);
             record.refused(&refusal);
             return None;
         }
     };
-    let counters = shared.metrics.opened(&record, own_principal(&shared), &shared.networks.load());
+    let counters = shared.metrics.opened(&record, || own_principal(&shared), &shared.networks.load());
     let limits = &shared.config.limits;
     let patience = Patience {
         idle: Some(joined.timing.idle.unwrap_or(limits.idle)).filter(|idle| !idle.is_zero()),
@@ -159,6 +163,6 @@ mod tests {
         }
         // What lives as long as the connection, beside its two sockets and, for TLS, the sessions.
         let bytes = future(serve) + std::mem::size_of::<Open>();
-        assert!(bytes <= 1152, "{} + {} bytes", future(serve), std::mem::size_of::<Open>());
+        assert!(bytes <= 480, "{} + {} bytes", future(serve), std::mem::size_of::<Open>());
     }
 }

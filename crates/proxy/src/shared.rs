@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use isthmus_lifecycle::{Signal, TaskGroup};
+use isthmus_lifecycle::TaskGroup;
 use parking_lot::{Mutex, RwLock};
 
 use crate::access::Record;
@@ -19,6 +19,7 @@ use crate::flows::{Flow, Flows, Networks};
 use crate::metrics::Metrics;
 use crate::on_demand::OnDemand;
 use crate::on_demand::names::Names;
+use crate::relay::clock::Clock;
 use crate::resource::listener::Listener;
 use crate::resource::tls::Configurations;
 
@@ -34,8 +35,7 @@ pub(crate) struct Shared {
     pub(crate) outliers: Outliers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tasks: TaskGroup,
-    /// The tasks' signal.
-    pub(crate) stop: Signal,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) door: Door,
     pub(crate) flows: Flows,
     pub(crate) networks: ArcSwap<Networks>,

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 pub(crate) enum Stream {
     Plain(TcpStream),
     /// Plain, with bytes that were read before.
-    Begun(Prefixed),
+    Begun(Box<Prefixed>),
     Client(Box<TlsStream<TcpStream>>),
     Server(Box<TlsStream<Prefixed>>),
 }
@@ -36,7 +36,7 @@ impl Prefixed {
 impl Stream {
     /// Plain, after `first` bytes.
     pub(crate) fn plain(first: Vec<u8>, inner: TcpStream) -> Self {
-        if first.is_empty() { Self::Plain(inner) } else { Self::Begun(Prefixed::new(first, inner)) }
+        if first.is_empty() { Self::Plain(inner) } else { Self::Begun(Box::new(Prefixed::new(first, inner))) }
     }
 
     pub(crate) fn tcp(&self) -> &TcpStream {

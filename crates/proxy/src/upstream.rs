@@ -10,9 +10,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
 
-use crate::access::{Flag, Peer, Record, Refusal};
+use crate::access::{Flag, Record, Refusal};
 use crate::announced::Ends;
 use crate::balance::Active;
 use crate::cluster::{Cluster, Occupied};
@@ -68,15 +69,16 @@ pub(crate) async fn reach(
         record.upstream_address = Some(address);
         let active = endpoint.host.begin();
         let connected = async {
-            let mut connected =
-                shared.connector.connect(cluster, address, &endpoint.transport, Some(client)).await?;
+            let (transport, connector) = (&endpoint.transport, &shared.connector);
+            let connected =
+                connector.connect_saying(cluster, address, transport, Some(client), hello).await?;
             if !hello.is_empty() {
                 let others = || {
                     let mut tried = tried.clone();
                     tried.insert(address);
                     cluster.pick(&tried).is_some()
                 };
-                greet(&mut connected.stream, hello, cluster.config.connect_timeout, others).await?;
+                answered(connected.stream.tcp(), cluster.config.connect_timeout, others).await?;
             }
             Ok::<_, ConnectError>(connected)
         };
@@ -86,7 +88,7 @@ pub(crate) async fn reach(
                 if last_resort {
                     cluster.readmit(&endpoint.host);
                 }
-                record.upstream = peer.as_deref().map(Peer::from);
+                record.upstream = peer.as_deref().map(|certificate| Box::new(certificate.into()));
                 record.endpoint = Some(endpoint);
                 return Ok(Reached { stream, active: Some(active), occupied });
             }
@@ -106,22 +108,14 @@ pub(crate) async fn reach(
     })
 }
 
-/// Says the hello and waits for the first byte of an answer, which stays unread. While there are others to ask it waits half of
-/// the time only: the client's own patience is hardly longer, and must last for another endpoint.
-async fn greet(
-    stream: &mut Stream,
-    hello: &[u8],
+/// Waits for the first byte of an answer to the hello, which stays unread. While there are others to ask it waits half of the
+/// time only: the client's own patience is hardly longer, and must last for another endpoint.
+async fn answered(
+    stream: &TcpStream,
     within: Duration,
     others: impl Fn() -> bool,
 ) -> Result<(), ConnectError> {
-    let answered = async {
-        stream.write_all(hello).await?;
-        stream.flush().await?;
-        match stream.tcp().peek(&mut [0]).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
-        }
-    };
+    let answered = first_byte(stream);
     tokio::pin!(answered);
     for _ in 0..2 {
         match tokio::time::timeout(within / 2, &mut answered).await {
@@ -131,6 +125,18 @@ async fn greet(
         }
     }
     Err(ConnectError::Silent(within))
+}
+
+async fn first_byte(stream: &TcpStream) -> io::Result<()> {
+    let ready = stream.ready(Interest::READABLE).await?;
+    // A peer that goes on has sent bytes; one that has ended may have.
+    if ready.is_readable() && !ready.is_read_closed() {
+        return Ok(());
+    }
+    match stream.peek(&mut [0]).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
 }
 
 async fn original(
@@ -146,7 +152,7 @@ async fn original(
     match shared.connector.connect(cluster, destination, &cluster.config.transport, Some(client)).await {
         Ok(Connected { stream, peer }) => {
             cluster.set_refusing(false);
-            record.upstream = peer.as_deref().map(Peer::from);
+            record.upstream = peer.as_deref().map(|certificate| Box::new(certificate.into()));
             Ok(Reached { stream, active: None, occupied })
         }
         Err(error) => {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::metrics::Passed;
 use crate::resource::assignment::Workload;
 use crate::resource::cluster::Outlier;
 use crate::resource::tls::Upstream;
@@ -23,6 +25,8 @@ pub(crate) struct Endpoint {
     pub(crate) workload: Option<Arc<Workload>>,
     pub(crate) locality: Arc<str>,
     pub(crate) priority: u32,
+    /// Where connections through a gateway to it are counted.
+    pub(crate) passed: ArcSwapOption<Passed>,
 }
 
 impl Endpoint {

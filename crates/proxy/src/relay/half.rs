@@ -67,15 +67,24 @@ impl Half {
         self.total
     }
 
+    /// The writer knows that no more comes.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// `last`: the other direction has ended, so both sockets are closed when this one has.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut Stream,
         writer: &mut Stream,
+        last: bool,
     ) -> Poll<Result<(), Failure>> {
         loop {
             match self.state {
                 State::Closed => return Poll::Ready(Ok(())),
+                // The close of a socket with nothing left to read says the end by itself.
+                State::Closing if last && writer.bare().is_some() => self.state = State::Closed,
                 State::Closing => {
                     let closed = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
                     self.state = State::Closed;

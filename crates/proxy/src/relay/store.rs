@@ -24,10 +24,10 @@ thread_local! {
 
 /// A borrowed buffer; goes back when dropped.
 #[derive(Debug)]
-pub(super) struct Buffer(Box<[u8]>);
+pub(crate) struct Buffer(Box<[u8]>);
 
 impl Buffer {
-    pub(super) fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let kept = BUFFERS.with_borrow_mut(Vec::pop);
         Self(kept.unwrap_or_else(|| vec![0; BUFFER].into()))
     }
@@ -62,7 +62,7 @@ impl Drop for Buffer {
 
 /// A pipe for splicing.
 #[derive(Debug)]
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     pub(super) out: OwnedFd,
     pub(super) into: OwnedFd,
 }

@@ -6,7 +6,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::stream::Prefixed;
 
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
@@ -24,11 +23,13 @@ async fn joined(
     let (client, downstream) = pair().await;
     let (upstream, server) = pair().await;
     let (tell, outcome) = oneshot::channel();
-    let stop = drain.signal();
+    let clock = Arc::new(Clock::new());
+    let (ringing, stop) = (Arc::clone(&clock), drain.signal());
+    TaskGroup::new("test", drain.clone()).spawn_infallible("clock", async move { ringing.run(stop).await });
     let downstream = Stream::plain(prefix.to_vec(), downstream);
     TaskGroup::new("test", drain.clone()).spawn_infallible("relay", async move {
         let mut relay = Relay::new(downstream, Stream::Plain(upstream), None, 0, Meter::default());
-        let done = relay.run(patience, &stop, &Moved::default()).await;
+        let done = relay.run(patience, &clock, &Moved::default(), |_| {}).await;
         let _ = tell.send(done);
     });
     (client, server, outcome)
@@ -128,12 +129,43 @@ async fn a_connection_ends_at_its_longest_life_and_when_the_proxy_stops() {
 #[tokio::test]
 async fn an_idle_connection_is_small() {
     let (client, server) = (pair().await.0, pair().await.0);
-    let begun = Stream::Begun(Prefixed::new(Vec::new(), server));
-    let stop = Drain::new().signal();
+    let begun = Stream::plain(b"x".to_vec(), server);
+    let clock = Clock::new();
     let mut relay = Relay::new(Stream::Plain(client), begun, None, 0, Meter::default());
     let moved = Moved::default();
-    let running = std::mem::size_of_val(&relay.run(Patience::default(), &stop, &moved));
+    let running = std::mem::size_of_val(&relay.run(Patience::default(), &clock, &moved, |_| {}));
     let size = std::mem::size_of_val(&relay) + running;
     // Its two sockets cost about half a kilobyte more in the runtime.
-    assert!(size <= 704, "{size} bytes");
+    assert!(size <= 384, "{size} bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_long_life_needs_is_done_once_and_for_no_short_one() {
+    let drain = Drain::new();
+    let clock = Arc::new(Clock::new());
+    let (ringing, stop) = (Arc::clone(&clock), drain.signal());
+    TaskGroup::new("test", drain.clone()).spawn_infallible("clock", async move { ringing.run(stop).await });
+    let grown = std::cell::Cell::new(0);
+    for (life, calls) in [(Duration::from_secs(1), 0), (Duration::from_secs(60), 1)] {
+        let (client, downstream) = pair().await;
+        let (upstream, server) = pair().await;
+        let mut relay =
+            Relay::new(Stream::Plain(downstream), Stream::Plain(upstream), None, 0, Meter::default());
+        let moved = Moved::default();
+        let patience = Patience { idle: Some(Duration::from_secs(7)), until: None };
+        let run = relay.run(patience, &clock, &moved, |_| grown.set(grown.get() + 1));
+        // Bytes now and then, so that it is not idle; then both sides end.
+        let live = async {
+            let (mut client, mut server) = (client, server);
+            let until = Instant::now() + life;
+            while Instant::now() < until {
+                client.write_all(b"x").await.unwrap();
+                server.read_exact(&mut [0]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let (outcome, ()) = tokio::join!(run, live);
+        assert!(matches!(outcome.end, End::Finished), "{:?}", outcome.end);
+        assert_eq!(grown.get(), calls);
+    }
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Joined;
-use crate::access::{Flag, Peer, Record, Refusal};
+use crate::access::{Flag, Record, Refusal};
 use crate::chains::{Need, Seen};
 use crate::cluster::Cluster;
 use crate::detect::{Began, detect};
@@ -28,7 +28,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Finds out where a connection is to go, and goes there.
 pub(super) async fn join(
     shared: &Arc<Shared>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     record: &mut Record,
 ) -> Result<Joined, Refusal> {
     let destination = match destination(shared, &stream, record) {
@@ -45,7 +45,7 @@ pub(super) async fn join(
         record.listener = listener;
     }
     let listener = Arc::clone(&record.listener);
-    let (chain, mut first) = match find_chain(shared, &listener, &stream, destination, record).await {
+    let (chain, mut first) = match find_chain(shared, &listener, &mut stream, destination, record).await {
         Ok(found) => found,
         Err(refusal) => {
             reset(&stream);
@@ -110,7 +110,7 @@ fn destination(shared: &Shared, stream: &TcpStream, record: &Record) -> Result<S
 async fn find_chain(
     shared: &Shared,
     listener: &Listener,
-    stream: &TcpStream,
+    stream: &mut TcpStream,
     destination: SocketAddr,
     record: &mut Record,
 ) -> Result<(Arc<Chain>, Vec<u8>), Refusal> {
@@ -218,7 +218,7 @@ async fn open(
         Refusal::new(Flag::Tls, detail)
     })?;
     record.secured = true;
-    record.downstream = certificate.as_deref().map(Peer::from);
+    record.downstream = certificate.as_deref().map(|certificate| Box::new(certificate.into()));
     let stream = Stream::Server(Box::new(stream));
     let name = record.downstream.as_ref().map_or("", |peer| &*peer.name);
     if !tls.peers.is_empty() && !tls.peers.iter().any(|allowed| allowed.matches(name)) {

@@ -17,6 +17,7 @@ fn endpoint(n: usize, weight: u32, healthy: bool) -> Arc<Endpoint> {
         workload: None,
         locality: "".into(),
         priority: 0,
+        passed: arc_swap::ArcSwapOption::empty(),
     })
 }
 
