@@ -213,3 +213,67 @@ impl std::fmt::Debug for Keys {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::crypto::cipher::{AeadKey, Iv};
+
+    use super::*;
+
+    fn keys(version: ProtocolVersion) -> Keys {
+        let (key, iv) = (AeadKey::from([7; 32]), Iv::new([9; 12]));
+        Keys::new(version, 3, &ConnectionTrafficSecrets::Aes256Gcm { key, iv }).unwrap()
+    }
+
+    #[test]
+    fn no_damage_to_a_record_opens_or_panics() {
+        for version in [ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2] {
+            let mut sealed = vec![0; 256];
+            let sealed_length = keys(version).seal(DATA, b"attack at dawn", &mut sealed).unwrap();
+            sealed.truncate(sealed_length);
+            assert_eq!(length(&sealed).unwrap(), Some(sealed_length));
+            let mut out = vec![0; 256];
+            let (kind, opened) = keys(version).open(&sealed, &mut out).unwrap();
+            assert_eq!((kind, &out[..opened]), (DATA, &b"attack at dawn"[..]));
+            for position in 0..sealed.len() {
+                let mut damaged = sealed.clone();
+                damaged[position] ^= 0x40;
+                // The version in a header is not sealed in TLS 1.2: it is never looked at.
+                if version == ProtocolVersion::TLSv1_3 || position > 4 {
+                    keys(version).open(&damaged, &mut out).unwrap_err();
+                }
+                let _ = length(&damaged);
+            }
+            for short in HEADER..sealed.len() {
+                keys(version).open(&sealed[..short], &mut out).unwrap_err();
+            }
+            // A record that comes again, or in another's place.
+            let mut reader = keys(version);
+            reader.open(&sealed, &mut out).unwrap();
+            reader.open(&sealed, &mut out).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn padding_is_taken_off_and_a_record_of_padding_alone_is_refused() {
+        let (mut sealed, mut out) = (vec![0; 256], vec![0; 256]);
+        // A type of zero is what padding looks like.
+        let length = keys(ProtocolVersion::TLSv1_3).seal(0, b"hello\x17\0\0", &mut sealed).unwrap();
+        let opened = keys(ProtocolVersion::TLSv1_3).open(&sealed[..length], &mut out).unwrap();
+        assert_eq!((opened, &out[..5]), ((DATA, 5), &b"hello"[..]));
+        let length = keys(ProtocolVersion::TLSv1_3).seal(0, &[0; 30], &mut sealed).unwrap();
+        keys(ProtocolVersion::TLSv1_3).open(&sealed[..length], &mut out).unwrap_err();
+    }
+
+    #[test]
+    fn headers_that_are_none_are_refused_before_their_record_is_there() {
+        assert_eq!(length(&[]).unwrap(), None);
+        assert_eq!(length(&[DATA, 3]).unwrap(), None);
+        for bad in [&b"GET /"[..], &[DATA, 3, 3, 0xff, 0xff], &[20, 3, 3, 0, 1], &[DATA, 2]] {
+            length(bad).unwrap_err();
+        }
+        assert!(alert(&[1, 0]).unwrap().is_none());
+        assert_eq!(alert(&[2, 42]).unwrap(), Some(AlertDescription::BadCertificate));
+        alert(&[2]).unwrap_err();
+    }
+}
