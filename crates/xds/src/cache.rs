@@ -31,6 +31,8 @@ pub struct Diff {
     /// Names that are gone.
     pub removed: Vec<Arc<str>>,
     encoded: Mutex<Weak<Payload>>,
+    /// The new set with what is gone, for streams that take leave of it later.
+    with_removed: Mutex<Weak<ResourceSet>>,
 }
 
 impl Diff {
@@ -69,6 +71,19 @@ impl Diff {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.upserts.is_empty() && self.removed.is_empty()
+    }
+
+    /// The new set with what is gone since the old one, made once for all streams that go this way.
+    #[must_use]
+    pub fn with_removed(&self, old: &ResourceSet, new: &ResourceSet) -> Arc<ResourceSet> {
+        let mut made = self.with_removed.lock();
+        if let Some(set) = made.upgrade() {
+            return set;
+        }
+        let gone = self.removed.iter().filter_map(|name| old.get(name));
+        let set = Arc::new(ResourceSet::new(new.iter().chain(gone).cloned().collect()));
+        *made = Arc::downgrade(&set);
+        set
     }
 }
 

@@ -12,7 +12,7 @@ mod world;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use isthmus_proto::resource::View;
+use isthmus_proto::resource::{ResourceSet, View};
 use isthmus_proto::type_url;
 use thiserror::Error;
 
@@ -147,6 +147,14 @@ pub struct TypeReport {
 struct Pass {
     number: u64,
     view: Arc<View>,
+    /// The view's clusters, and those that leave only after this push.
+    clusters: Option<Arc<ResourceSet>>,
+}
+
+impl Pass {
+    fn set(&self, type_url: &str) -> Option<&Arc<ResourceSet>> {
+        self.clusters.as_ref().filter(|_| type_url == type_url::CLUSTER).or_else(|| self.view.set(type_url))
+    }
 }
 
 /// All types of one stream.
@@ -192,13 +200,14 @@ impl Subscriptions {
             let fresh = self.pass.is_none();
             if fresh {
                 self.passes += 1;
-                self.pass = Some(Pass { number: self.passes, view: Arc::clone(newest) });
+                let clusters = self.clusters_that_stay(newest, cache);
+                self.pass = Some(Pass { number: self.passes, view: Arc::clone(newest), clusters });
             }
             if let Some(response) = self.advance(cache) {
                 return Some(response);
             }
-            self.pass = None;
-            if fresh {
+            let whole = self.pass.take().is_none_or(|pass| pass.clusters.is_none());
+            if fresh && whole {
                 return None;
             }
         }
@@ -229,7 +238,7 @@ impl Subscriptions {
             }
             watch.pass = pass.number;
             // A type that the view does not serve is unknown, which is not the same as empty: nothing is said.
-            let Some(set) = pass.view.set(&watch.type_url) else { continue };
+            let Some(set) = pass.set(&watch.type_url) else { continue };
             let first = watch.cursor.is_none();
             let composed = match self.flavour {
                 Flavour::World => watch.compose_world(set, cache),
@@ -244,6 +253,22 @@ impl Subscriptions {
             return Some(response);
         }
         None
+    }
+
+    /// Make before break: a cluster that goes together with a change of what leads to it goes after that change, in a push of its own.
+    /// Until then a connection finds it.
+    fn clusters_that_stay(&self, newest: &View, cache: &Cache) -> Option<Arc<ResourceSet>> {
+        let changing = |url: &str| {
+            let watch = self.watches.iter().find(|watch| *watch.type_url == *url)?;
+            let (old, new) = (watch.cursor.as_ref()?, newest.set(url)?);
+            (!Arc::ptr_eq(old, new)).then_some((old, new))
+        };
+        let (old, new) = changing(type_url::CLUSTER)?;
+        if changing(type_url::LISTENER).is_none() && changing(type_url::ROUTE).is_none() {
+            return None;
+        }
+        let diff = cache.diff(old, new);
+        (!diff.removed.is_empty()).then(|| diff.with_removed(old, new))
     }
 
     /// Clusters that were sent again warm up only when their endpoints are sent again too, though these did not change.

@@ -285,6 +285,30 @@ fn counts_of_resources_follow_what_was_sent() {
 }
 
 #[test]
+fn a_cluster_goes_after_the_listener_that_led_to_it() {
+    for flavour in BOTH {
+        let mut bench = Bench::new(
+            flavour,
+            &[(CLUSTER, &[("a", "a"), ("b", "b")]), (LISTENER, &[("l", "to-b"), ("m", "to-a")])],
+        );
+        bench.ask(CLUSTER, &[]);
+        bench.ask(LISTENER, &[]);
+        bench.settle();
+        bench.publish(&[(CLUSTER, &[("a", "a"), ("c", "c")]), (LISTENER, &[("l", "to-c"), ("m", "to-a")])]);
+        let expected: &[&str] = match flavour {
+            Flavour::World => &["CDS a,b,c", "LDS to-c,to-a", "CDS a,c"],
+            Flavour::Delta => &["CDS c", "LDS l", "CDS -b"],
+        };
+        assert_eq!(bench.settle(), expected);
+        assert_eq!(bench.report(CLUSTER).resources, 2);
+        // Nothing leads to it any more: it goes at once.
+        bench.publish(&[(CLUSTER, &[("c", "c")])]);
+        let gone = if flavour == Flavour::World { "CDS c" } else { "CDS -a" };
+        assert_eq!(bench.settle(), [gone]);
+    }
+}
+
+#[test]
 fn bad_requests_name_what_is_wrong() {
     let mut bench = Bench::new(Flavour::Delta, &[]);
     let mut heard = |request| bench.subscriptions.heard(request, &bench.view, &bench.cache);
