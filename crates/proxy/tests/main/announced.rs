@@ -1,5 +1,9 @@
 //! PROXY headers: from a balancer before a gateway, and to those behind it.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as lds;
@@ -8,6 +12,8 @@ use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::P
 use envoy_types::util::pack_any;
 use isthmus_proxy::Limits;
 use isthmus_testkit::MeshCa;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::flood::SNI;
 use crate::resources::*;
@@ -94,7 +100,6 @@ async fn limits_are_those_of_the_client_and_not_of_its_balancer() {
     let (gateway, _server) = gateway(limits, plain_cluster(SNI)).await;
     let at = gateway.address("announced");
     let open = async |client: &str| {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(at).await.unwrap();
         let header = format!("PROXY TCP6 {client} 2001:db8::9 40001 15443\r\n");
         stream.write_all(&[header.as_bytes(), &hello(SNI)].concat()).await.unwrap();
@@ -121,4 +126,112 @@ async fn an_operator_says_that_a_port_stands_behind_a_balancer() {
     let at = gateway.address("direct");
     assert!(say(at, &[V1, &hello(SNI)].concat()).await.unwrap().starts_with(b"west:"));
     assert!(!say(at, &hello(SNI)).await.is_ok_and(|answer| !answer.is_empty()));
+}
+
+/// Two listeners: `before` announces its clients to the gateway, `behind` takes that and announces to the server in words.
+fn envoys(gateway: SocketAddr, server: SocketAddr) -> serde_json::Value {
+    let at = |address: SocketAddr| json!({"socket_address": {"address": address.ip(), "port_value": address.port()}});
+    let listener = |name: &str, filters: serde_json::Value| {
+        let proxy = json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": name,
+            "cluster": name,
+        });
+        json!({
+            "name": name,
+            "address": at("127.0.0.1:0".parse().unwrap()),
+            "listener_filters": filters,
+            "filter_chains": [{"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}]}],
+        })
+    };
+    let cluster = |name: &str, to: SocketAddr, version: &str| {
+        let transport = json!({
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+            "config": {"version": version},
+            "transport_socket": {
+                "name": "envoy.transport_sockets.raw_buffer",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"},
+            },
+        });
+        json!({
+            "name": name,
+            "type": "STATIC",
+            "load_assignment": {
+                "cluster_name": name,
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": at(to)}}]}],
+            },
+            "transport_socket": {"name": "envoy.transport_sockets.upstream_proxy_protocol", "typed_config": transport},
+        })
+    };
+    let reads = json!([{
+        "name": "envoy.filters.listener.proxy_protocol",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"},
+    }]);
+    json!({
+        "admin": {"address": at("127.0.0.1:0".parse().unwrap())},
+        "static_resources": {
+            "listeners": [listener("before", json!([])), listener("behind", reads)],
+            "clusters": [cluster("before", gateway, "V2"), cluster("behind", server, "V1")],
+        },
+    })
+}
+
+/// Where an Envoy listens, as its admin page says.
+async fn listeners(admin: &std::path::Path) -> HashMap<String, SocketAddr> {
+    let ask = async |address: SocketAddr| {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        // It answers nobody who has ended already.
+        stream.write_all(b"GET /listeners HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await?;
+        std::io::Result::Ok(page)
+    };
+    let found = async {
+        loop {
+            if let Ok(address) = std::fs::read_to_string(admin)
+                && let Ok(address) = address.trim().parse()
+                && let Ok(page) = ask(address).await
+            {
+                let lines = page.lines().filter_map(|line| line.trim().split_once("::"));
+                let all: HashMap<_, _> =
+                    lines.filter_map(|(name, at)| Some((name.to_string(), at.parse().ok()?))).collect();
+                if all.len() == 2 {
+                    return all;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), found).await.expect("an Envoy that listens within 30 s")
+}
+
+#[tokio::test]
+async fn a_real_envoy_is_understood_before_us_and_understands_us_behind() {
+    let test = "a_real_envoy_is_understood_before_us_and_understands_us_behind";
+    let Some(program) = isthmus_testkit::envoy::program(test) else { return };
+    let (gateway, server) =
+        gateway(Limits::default(), announcing(core::proxy_protocol_config::Version::V2)).await;
+    let directory = tempfile::tempdir().unwrap();
+    let (bootstrap, admin) = (directory.path().join("bootstrap.json"), directory.path().join("admin"));
+    let config = envoys(gateway.address("announced"), server.address);
+    std::fs::write(&bootstrap, config.to_string()).unwrap();
+    let _envoy = tokio::process::Command::new(program)
+        .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error", "--admin-address-path"])
+        .arg(&admin)
+        .arg("-c")
+        .arg(&bootstrap)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let at = listeners(&admin).await;
+    gateway.take(vec![], vec![assignment(SNI, vec![vec![endpoint(at["behind"], false)]])], vec![]);
+
+    let mut client = tokio::net::TcpStream::connect(at["before"]).await.unwrap();
+    let own = client.local_addr().unwrap();
+    client.write_all(&hello(SNI)).await.unwrap();
+    let mut answer = vec![0; 5 + 200];
+    client.read_exact(&mut answer).await.unwrap();
+    let said = String::from_utf8_lossy(&answer);
+    let named = format!("west:PROXY TCP4 127.0.0.1 127.0.0.1 {} ", own.port());
+    assert!(said.starts_with(&named), "the client is known at the end of the chain: {said:?}");
 }
