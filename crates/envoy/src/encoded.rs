@@ -194,7 +194,7 @@ pub(crate) fn inputs(
         rule: config.rules.find(class, service, &snapshot.root_namespace).cloned(),
         gateways: Arc::clone(&snapshot.gateways),
         policies: PeerPolicies::of(snapshot, &service.service.namespace),
-        routes: Routes::find(&config.routes, class, service, domain),
+        routes: Routes::find(&config.routes, class, service, domain).with_ports(snapshot, class),
         service: Arc::clone(service),
         seen: Seen::Whole,
     }

@@ -1,6 +1,6 @@
 //! VirtualServices as far as TCP can follow them: weighted destinations of a port.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use isthmus_model::{Hostname, Labels, Namespace, Selector, ServicePort};
@@ -65,12 +65,15 @@ impl RouteIndex {
 pub(crate) struct Routes {
     object: Option<Arc<Resource<VirtualService>>>,
     domain: Arc<str>,
+    /// The one port of each destination that has one alone: what is meant where a route names none.
+    only: BTreeMap<Hostname, u16>,
 }
 
 /// The same object, not an equal one: what is compared for every service of every class must be cheap.
 impl PartialEq for Routes {
     fn eq(&self, other: &Self) -> bool {
         self.object.as_ref().map(Arc::as_ptr) == other.object.as_ref().map(Arc::as_ptr)
+            && self.only == other.only
     }
 }
 
@@ -78,7 +81,18 @@ impl Routes {
     /// What decides for a service as a class sees it.
     pub(crate) fn find(index: &RouteIndex, class: &Class, service: &MeshService, domain: &Arc<str>) -> Self {
         let object = index.find(class, &service.service.host).cloned();
-        Self { object, domain: Arc::clone(domain) }
+        Self { object, domain: Arc::clone(domain), only: BTreeMap::new() }
+    }
+
+    /// The same, with the ports of its destinations.
+    pub(crate) fn with_ports(mut self, snapshot: &Snapshot, class: &Class) -> Self {
+        for host in self.destinations() {
+            let service = snapshot.service(&host, &class.namespace);
+            if let Some([only]) = service.map(|service| service.service.ports.as_slice()) {
+                self.only.insert(host, only.number);
+            }
+        }
+        self
     }
 
     /// Whether nothing decides: every class then sends connections to the service itself.
@@ -154,9 +168,10 @@ impl Routes {
     ) -> Option<Route> {
         let cluster = |wanted: &RouteDestination| {
             let host = full_host(&wanted.destination.host, namespace, &self.domain)?;
-            let own = if host == service.service.host { port.number } else { 0 };
-            let number = wanted.destination.port.as_ref().map_or(own, |port| port.number);
-            let number = if number == 0 { port.number } else { number };
+            let meant = if host == service.service.host { None } else { self.only.get(&host).copied() };
+            let named =
+                wanted.destination.port.as_ref().map(|port| port.number).filter(|number| *number != 0);
+            let number = named.or(meant).unwrap_or(port.number);
             Some(cluster_name(number, &wanted.destination.subset, host.as_str()))
         };
         match destinations {

@@ -100,9 +100,8 @@ spec: {host: details, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}
     let resources = east.resources(&proxy);
     let cluster = &resources.clusters["outbound|9080||details.bookinfo.svc.cluster.local"];
     let socket = cluster.transport_socket.clone().unwrap();
-    let any = match socket.config_type.unwrap() {
-        envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType::TypedConfig(any) => any,
-    };
+    let envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType::TypedConfig(any) =
+        socket.config_type.unwrap();
     let common = UpstreamTlsContext::decode(&*any.value).unwrap().common_tls_context.unwrap();
     assert_eq!(common.tls_certificate_provider_instance.unwrap().instance_name, "default");
     assert!(common.tls_certificate_sds_secret_configs.is_empty(), "gRPC knows no SDS");

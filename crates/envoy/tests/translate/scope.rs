@@ -15,7 +15,7 @@ const OBJECTS: &str = "
 ---
 {apiVersion: v1, kind: Service, metadata: {name: own, namespace: a}, spec: {clusterIP: 10.0.0.4, selector: {app: me}, ports: [{name: tcp, port: 9000, targetPort: 9001}]}}
 ---
-{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: near, namespace: a}, spec: {hosts: [near], tcp: [{match: [{port: 81}], route: [{destination: {host: far.b.svc.cluster.local, port: {number: 80}}}]}]}}
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: near, namespace: a}, spec: {hosts: [near], tcp: [{match: [{port: 81}], route: [{destination: {host: far.b.svc.cluster.local}}]}]}}
 ";
 
 fn resources(spec: &str) -> Resources {
