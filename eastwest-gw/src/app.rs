@@ -22,7 +22,9 @@ use isthmus_agent::{
 use isthmus_lifecycle::{Clock, Drain, OnFailure, Readiness, SystemClock, TaskGroup};
 use isthmus_model::Locality;
 use isthmus_process::SharedRegistry;
-use isthmus_proxy::{Config, HostResolver, Keepalive, Limits, Netfilter, Node, OnDemandLimits, Proxy};
+use isthmus_proxy::{
+    Config, HostResolver, Keepalive, Limits, Netfilter, Networks, Node, OnDemandLimits, Proxy,
+};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -84,6 +86,7 @@ impl App {
             let sockets = inherited.as_mut().map(|inherited| std::mem::take(&mut inherited.listeners));
             registry.register(|registry| Proxy::succeed(config, sockets.unwrap_or_default(), registry))?
         };
+        proxy.name_networks(Networks::new(args.source_network.clone()));
         let owner = format!("{}/{}@{}", membership.namespace, workload.name, membership.cluster);
         let cache = ResourceCache::open(&enrolled.data, &owner)?;
         let readiness = Readiness::new();

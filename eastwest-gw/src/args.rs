@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use ipnet::IpNet;
 use isthmus_agent::args::duration;
 use isthmus_model::{NamespacedName, NetworkId};
 use isthmus_process::WorkerArgs;
@@ -40,6 +41,9 @@ pub struct Args {
     /// Where this gateway runs, as REGION/ZONE/SUBZONE
     #[arg(long, value_name = "LOCALITY")]
     pub locality: Option<String>,
+    /// Addresses that connections from a network come from, for metrics and `isthmus gw top`
+    #[arg(long, value_name = "NETWORK=CIDR,…", value_delimiter = ',', value_parser = source_network)]
+    pub source_network: Vec<(IpNet, NetworkId)>,
     /// Lifetime of certificates to ask for, such as 24h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub leaf_ttl: Option<Duration>,
@@ -129,6 +133,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
     whole.then_some(given).ok_or_else(|| format!("{text} is not 1 to 32767 whole seconds"))
 }
 
+fn source_network(text: &str) -> Result<(IpNet, NetworkId), String> {
+    let (network, range) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form NETWORK=CIDR"))?;
+    let range = range.parse().map_err(|error| format!("{range:?}: {error}; write it like 10.1.0.0/16"))?;
+    Ok((range, NetworkId::new(network).map_err(|error| error.to_string())?))
+}
+
 fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
     let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
     pair.map(|(key, value)| (key.into(), value.into()))
@@ -165,6 +176,7 @@ mod tests {
             ("isthmus-eastwest-gw --labels istio", "--labels"),
             ("isthmus-eastwest-gw --service-account x", "--service-account"),
             ("isthmus-eastwest-gw --hello-timeout soon", "--hello-timeout"),
+            ("isthmus-eastwest-gw --source-network west=10.2", "--source-network"),
             ("isthmus-eastwest-gw --metrics-address 15020", "--metrics-address"),
             ("isthmus-eastwest-gw --keepalive-time 500ms", "--keepalive-time"),
             ("isthmus-eastwest-gw --keepalive-probes 0", "--keepalive-probes"),
