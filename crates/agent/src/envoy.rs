@@ -289,7 +289,7 @@ async fn version(config: &Config) -> Result<String, EnvoyError> {
         .await
         .map_err(|_| missing("it does not answer --version".to_string()))?
         .map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => missing("no such program in PATH".to_string()),
+            std::io::ErrorKind::NotFound => missing("no such program".to_string()),
             _ => missing(error.to_string()),
         })?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -5,6 +5,11 @@
 mod plane;
 #[path = "../../../crates/agent/tests/whole/resources.rs"]
 mod resources;
+#[allow(dead_code, reason = "the tests of the translation use more of it")]
+#[path = "../../../crates/envoy/tests/translate/world.rs"]
+mod translate;
+
+mod envoy;
 
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
