@@ -30,12 +30,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Libraries that log what they also return as errors; a filter that names them has the last word.
+const LIBRARIES: &str = "kube_client=off";
+
 /// Starts logging.
 ///
 /// # Errors
 /// When the filter does not parse, naming it.
 pub fn init(args: &LogArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
+    let filter = EnvFilter::try_new(format!("{LIBRARIES},{}", args.log)).map_err(|error| {
         anyhow::anyhow!("--log {:?}: {error}; try `info` or `info,isthmus_xds=debug`", args.log)
     })?;
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());

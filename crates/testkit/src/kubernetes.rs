@@ -11,9 +11,13 @@ use isthmus_lifecycle::{Clock, SystemClock};
 #[derive(Debug)]
 pub struct Kubernetes {
     processes: Vec<Child>,
+    server: Command,
     port: u16,
     dir: tempfile::TempDir,
 }
+
+/// Where the API server is among the processes.
+const SERVER: usize = 1;
 
 impl Kubernetes {
     /// Starts them. None where they are not built: the test then says what it leaves out. The server needs some seconds until it answers.
@@ -28,7 +32,8 @@ impl Kubernetes {
         }
         let dir = tempfile::tempdir().expect("a temporary folder");
         let port = crate::net::free_port();
-        let mut kubernetes = Self { processes: Vec::new(), port, dir };
+        let server = Command::new(&apiserver);
+        let mut kubernetes = Self { processes: Vec::new(), server, port, dir };
         kubernetes.make_certificates();
         let store = format!("http://127.0.0.1:{}", crate::net::free_port());
         let peer = format!("http://127.0.0.1:{}", crate::net::free_port());
@@ -44,27 +49,45 @@ impl Kubernetes {
                 format!("--initial-cluster=default={peer}"),
             ],
         );
-        kubernetes.run(
-            &apiserver,
-            &[
-                format!("--etcd-servers={store}"),
-                "--bind-address=127.0.0.1".to_string(),
-                format!("--secure-port={port}"),
-                "--advertise-address=127.0.0.1".to_string(),
-                "--endpoint-reconciler-type=none".to_string(),
-                format!("--tls-cert-file={}", kubernetes.file("server.crt")),
-                format!("--tls-private-key-file={}", kubernetes.file("server.key")),
-                format!("--client-ca-file={}", kubernetes.file("ca.crt")),
-                format!("--service-account-key-file={}", kubernetes.file("sa.crt")),
-                format!("--service-account-signing-key-file={}", kubernetes.file("sa.key")),
-                "--service-account-issuer=https://kubernetes.default.svc".to_string(),
-                "--service-cluster-ip-range=10.96.0.0/16".to_string(),
-                "--authorization-mode=RBAC".to_string(),
-                "--disable-admission-plugins=ServiceAccount".to_string(),
-                "--enable-priority-and-fairness=false".to_string(),
-            ],
-        );
+        let arguments = [
+            format!("--etcd-servers={store}"),
+            "--bind-address=127.0.0.1".to_string(),
+            format!("--secure-port={port}"),
+            "--advertise-address=127.0.0.1".to_string(),
+            "--endpoint-reconciler-type=none".to_string(),
+            format!("--tls-cert-file={}", kubernetes.file("server.crt")),
+            format!("--tls-private-key-file={}", kubernetes.file("server.key")),
+            format!("--client-ca-file={}", kubernetes.file("ca.crt")),
+            format!("--service-account-key-file={}", kubernetes.file("sa.crt")),
+            format!("--service-account-signing-key-file={}", kubernetes.file("sa.key")),
+            "--service-account-issuer=https://kubernetes.default.svc".to_string(),
+            "--service-cluster-ip-range=10.96.0.0/16".to_string(),
+            "--authorization-mode=RBAC".to_string(),
+            "--disable-admission-plugins=ServiceAccount".to_string(),
+            "--enable-priority-and-fairness=false".to_string(),
+        ];
+        kubernetes.server.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        let server = kubernetes.server.spawn().expect("what is built starts");
+        kubernetes.processes.push(server);
         Some(kubernetes)
+    }
+
+    /// Kills the API server; etcd keeps what it stored.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn kill_server(&mut self) {
+        let server = &mut self.processes[SERVER];
+        server.kill().expect("it runs");
+        server.wait().expect("it ends");
+    }
+
+    /// Starts the API server again, at the same address.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn revive_server(&mut self) {
+        self.processes[SERVER] = self.server.spawn().expect("what is built starts");
     }
 
     /// Starts Kubernetes' own controllers of EndpointSlices and of owned objects. False where they are not built.

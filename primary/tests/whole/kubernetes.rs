@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isthmus_ca::KeyAndCsr;
 use isthmus_kube::{Cluster, ObjectType};
@@ -40,16 +41,20 @@ async fn kubernetes() -> Option<(Kubernetes, Cluster)> {
     };
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let admin = Cluster::from_kubeconfig(Some(&kubernetes.kubeconfig()), None).await.unwrap();
+    answers(&admin).await;
+    Some((kubernetes, admin))
+}
+
+/// Waits for the API server, which needs some seconds, more on a busy machine.
+async fn answers(admin: &Cluster) {
     let ready = async || admin.get(Kind::Namespace, None, "default").await.ok().flatten();
-    // The server needs some seconds, more on a busy machine.
-    let mut pause = tokio::time::interval(std::time::Duration::from_millis(200));
+    let mut pause = tokio::time::interval(Duration::from_millis(200));
     let started = async {
         while ready().await.is_none() {
             pause.tick().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(120), started).await.unwrap();
-    Some((kubernetes, admin))
+    tokio::time::timeout(Duration::from_secs(120), started).await.unwrap();
 }
 
 async fn install(admin: &Cluster) {
@@ -272,8 +277,8 @@ async fn a_cluster_of_kubernetes_is_read_and_nothing_that_it_runs_is_written() {
 }
 
 #[tokio::test]
-async fn a_plain_cluster_is_served_and_kinds_that_are_installed_later_are_noticed() {
-    let Some((kubernetes, admin)) = kubernetes().await else { return };
+async fn a_plain_cluster_is_served_through_its_api_servers_death_and_kinds_installed_later_are_noticed() {
+    let Some((mut kubernetes, admin)) = kubernetes().await else { return };
     shop(&admin).await;
     pod(&admin, "web-1", "web", "192.0.2.7").await;
     let site = Site::new(&Arc::new(MeshCa::new()), "east");
@@ -293,5 +298,23 @@ async fn a_plain_cluster_is_served_and_kinds_that_are_installed_later_are_notice
     })
     .await;
     stream.name(CLUSTER, |name| name == "outbound|443||outside.example").await;
+
+    // While the API server is dead nothing is taken away, whoever proves itself by certificate is served, and a token is not judged.
+    kubernetes.kill_server();
+    let web = plane.channel(&plane.site.ca.workload("east", "shop/web")).await;
+    let mut second = Stream::open(&web, &node("shop", "web", &[("NAME", "web-2")])).await.unwrap();
+    second.name(CLUSTER, |name| name == "outbound|443||outside.example").await;
+    let unknown = Stream::attempt(&channel, &node("shop", "web", &[]), Some(&bearer)).await;
+    assert_eq!(unknown.map(|_| ()).unwrap_err().code(), Code::Unavailable);
+    kubernetes.revive_server();
+    answers(&admin).await;
+    until("the server to have addresses for Services again", || async {
+        admin.create(Kind::Service, service("db", json!(9000))).await.ok()
+    })
+    .await;
+    for stream in [&mut stream, &mut second] {
+        let db = |name: &str| name == "outbound|80||db.shop.svc.cluster.local";
+        tokio::time::timeout(Duration::from_secs(60), stream.name(CLUSTER, db)).await.unwrap();
+    }
     soon("the end", plane.stop()).await;
 }

@@ -47,7 +47,12 @@ impl Stream {
         .await
     }
 
-    async fn attempt(channel: &Channel, node: &Node, bearer: Option<&str>) -> Result<Self, Status> {
+    /// Once.
+    pub(crate) async fn attempt(
+        channel: &Channel,
+        node: &Node,
+        bearer: Option<&str>,
+    ) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(8);
         let first = DeltaDiscoveryRequest {
             node: Some(node.clone()),

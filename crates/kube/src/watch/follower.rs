@@ -186,8 +186,11 @@ impl Follower {
     }
 
     fn failed(&self, problem: &str) {
-        self.status.failed(self.kind, problem);
-        tracing::warn!(kind = %self.kind, cluster = %self.id, error = problem, "watch lost, last state stays");
+        if self.status.failed(self.kind, problem) {
+            tracing::warn!(kind = %self.kind, cluster = %self.id, error = problem, "watch lost, last state stays");
+        } else {
+            tracing::debug!(kind = %self.kind, cluster = %self.id, error = problem, "watch lost");
+        }
     }
 
     async fn send(&self, change: Change) -> Result<(), Closed> {

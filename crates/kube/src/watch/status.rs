@@ -1,9 +1,14 @@
 //! What the watches say of themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use isthmus_resources::Kind;
 use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// How long a problem that was told is not told again, whichever kind has it.
+const TOLD: Duration = Duration::from_secs(60);
 
 /// An object that was refused; its last good state, if it had one, is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,11 +31,13 @@ struct OfKind {
 #[derive(Debug)]
 pub struct WatchStatus {
     kinds: Mutex<BTreeMap<Kind, OfKind>>,
+    told: Mutex<HashMap<String, Instant>>,
 }
 
 impl WatchStatus {
     pub(super) fn new(kinds: &[Kind]) -> Self {
-        Self { kinds: Mutex::new(kinds.iter().map(|kind| (*kind, OfKind::default())).collect()) }
+        let kinds = kinds.iter().map(|kind| (*kind, OfKind::default())).collect();
+        Self { kinds: Mutex::new(kinds), told: Mutex::default() }
     }
 
     /// Kinds whose complete list is still awaited.
@@ -92,7 +99,31 @@ impl WatchStatus {
         of.rejected.insert(rejection.object, rejection.problem);
     }
 
-    pub(super) fn failed(&self, kind: Kind, problem: &str) {
+    /// True when this is news: an API server that is away is one problem, not one for each kind and attempt.
+    pub(super) fn failed(&self, kind: Kind, problem: &str) -> bool {
         self.kinds.lock().entry(kind).or_default().error = Some(problem.to_string());
+        let mut told = self.told.lock();
+        told.retain(|_, at| at.elapsed() < TOLD);
+        if told.contains_key(problem) {
+            return false;
+        }
+        told.insert(problem.to_string(), Instant::now());
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_problem_of_many_kinds_is_told_once_a_minute() {
+        let status = WatchStatus::new(&[Kind::Pod, Kind::Service]);
+        assert!(status.failed(Kind::Pod, "connection refused"));
+        assert!(!status.failed(Kind::Service, "connection refused"));
+        assert!(status.failed(Kind::Service, "forbidden"));
+        assert_eq!(status.errors().len(), 2);
+        tokio::time::advance(TOLD).await;
+        assert!(status.failed(Kind::Service, "connection refused"));
     }
 }
