@@ -115,12 +115,26 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         let chunk = Arc::make_mut(&mut chunks[at]);
         match chunk.binary_search_by(|(k, _)| k.cmp(&key)) {
             Ok(found) => Some(std::mem::replace(&mut chunk[found].1, value)),
-            Err(gap) => {
+            Err(gap) if chunk.len() < CHUNK => {
                 chunk.insert(gap, (key, value));
-                if chunk.len() > CHUNK {
-                    let upper = chunk.split_off(CHUNK / 2);
-                    chunks.insert(at + 1, Arc::new(upper));
+                self.len += 1;
+                None
+            }
+            Err(CHUNK) => {
+                // Keys that come in order fill their chunks.
+                chunks.insert(at + 1, Arc::new(vec![(key, value)]));
+                self.len += 1;
+                None
+            }
+            Err(gap) => {
+                let mut upper = chunk.split_off(CHUNK / 2);
+                chunk.shrink_to_fit();
+                if gap <= chunk.len() {
+                    chunk.insert(gap, (key, value));
+                } else {
+                    upper.insert(gap - chunk.len(), (key, value));
                 }
+                chunks.insert(at + 1, Arc::new(upper));
                 self.len += 1;
                 None
             }
@@ -248,6 +262,13 @@ mod tests {
             let expected: Vec<u8> = (0..=u8::MAX).filter(|key| old.get(key) != model.get(key)).collect();
             prop_assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn keys_that_come_in_order_waste_no_room() {
+        let map: Map<u32, u32> = (0..10_000).map(|n| (n, n)).collect();
+        let room: usize = map.chunks.iter().map(|chunk| chunk.capacity()).sum();
+        assert!(room <= 10_000 + CHUNK, "room for {room} entries");
     }
 
     #[test]
