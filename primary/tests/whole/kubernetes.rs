@@ -8,7 +8,7 @@ use isthmus_ca::KeyAndCsr;
 use isthmus_kube::{Cluster, ObjectType};
 use isthmus_proto::istio_ca::IstioCertificateRequest;
 use isthmus_proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
-use isthmus_proto::type_url::{CLUSTER, LISTENER};
+use isthmus_proto::type_url::{CLUSTER, HEALTH, LISTENER};
 use isthmus_resources::Kind;
 use isthmus_testkit::{Kubernetes, MeshCa};
 use serde_json::{Value, json};
@@ -183,7 +183,7 @@ async fn a_cluster_of_kubernetes_is_read_and_nothing_that_it_runs_is_written() {
     pod(&admin, "db-1", "db", "192.0.2.8").await;
     let db = admin.create(Kind::Service, service("db", json!("tcp"))).await.unwrap();
     let site = Site::new(&Arc::new(MeshCa::new()), "east");
-    let plane = Plane::beside(site, &kubeconfig, admin.clone()).await;
+    let plane = Plane::beside(site, &kubeconfig, admin.clone(), &["--registration-grace", "200ms"]).await;
 
     // A token with Istio's audience gets a certificate; one of another audience does not.
     let good = token(&admin, "shop", "web", Some("istio-ca")).await;
@@ -262,10 +262,31 @@ async fn a_cluster_of_kubernetes_is_read_and_nothing_that_it_runs_is_written() {
     let joined = plane.join(&bearer, request.clone()).await.unwrap();
     assert_eq!(plane.join(&bearer, request).await.unwrap_err().code(), Code::Unauthenticated);
     let machine = plane.channel(&crate::plane::identity(&key, &joined)).await;
-    let machines = node("shop", "db", &[("AUTO_REGISTER_GROUP", "db"), ("NAME", "vm")]);
-    let _stream = Stream::open(&machine, &machines).await.unwrap();
+    let asks = [("AUTO_REGISTER_GROUP", "db"), ("NAME", "vm"), ("HEALTH_CHECKED", "true")];
+    let stream = Stream::open(&machine, &node("shop", "db", &asks)).await.unwrap();
     let registered = plane.get(Kind::WorkloadEntry, "db-192.0.2.7").await.unwrap();
     assert_eq!(registered.pointer("/metadata/ownerReferences/0/kind").unwrap(), "WorkloadGroup");
+    stream.ask(LISTENER, None).await;
+    stream.ask(HEALTH, Some("connection refused")).await;
+    until("the entry's health", || async {
+        let entry = plane.get(Kind::WorkloadEntry, "db-192.0.2.7").await?;
+        (entry.pointer("/status/conditions/0/status")? == "False").then_some(())
+    })
+    .await;
+    drop(stream);
+    until("the entry to go", || async {
+        plane.get(Kind::WorkloadEntry, "db-192.0.2.7").await.is_none().then_some(())
+    })
+    .await;
+
+    // A link says how it is.
+    let peer = isthmus_resources::peer::Peer { mesh_id: "mesh1".to_string(), ..Default::default() };
+    admin.put_peer("west", &peer).await.unwrap();
+    until("the link's state", || async {
+        let peer = admin.get(Kind::Peer, None, "west").await.unwrap()?;
+        peer.pointer("/status/state").cloned()
+    })
+    .await;
 
     let slices = admin.list(Kind::EndpointSlice, Some("shop"), None).await.unwrap();
     for slice in &slices {
@@ -282,7 +303,7 @@ async fn a_plain_cluster_is_served_through_its_api_servers_death_and_kinds_insta
     shop(&admin).await;
     pod(&admin, "web-1", "web", "192.0.2.7").await;
     let site = Site::new(&Arc::new(MeshCa::new()), "east");
-    let plane = Plane::beside(site, &kubernetes.kubeconfig(), admin.clone()).await;
+    let plane = Plane::beside(site, &kubernetes.kubeconfig(), admin.clone(), &[]).await;
     // By token alone, as Istio's agents open their first stream.
     let bearer = token(&admin, "shop", "web", Some("istio-ca")).await;
     let channel = plane.stranger().await;

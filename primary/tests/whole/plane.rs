@@ -132,8 +132,9 @@ impl Plane {
     }
 
     /// Beside Kubernetes, as whom the kubeconfig says.
-    pub(crate) async fn beside(site: Site, kubeconfig: &Path, admin: Cluster) -> Self {
-        let flags = site.flags_with(&["--kubeconfig", &kubeconfig.display().to_string()]);
+    pub(crate) async fn beside(site: Site, kubeconfig: &Path, admin: Cluster, more: &[&str]) -> Self {
+        let mut flags = site.flags_with(&["--kubeconfig", &kubeconfig.display().to_string()]);
+        flags.extend(more.iter().map(|flag| (*flag).to_string()));
         let app = Box::pin(App::build(Config::try_parse_from(flags).unwrap())).await.unwrap();
         Self::serving(app, site, admin)
     }

@@ -44,7 +44,14 @@ impl Cluster {
             "metadata": {"name": name},
             "spec": peer,
         });
-        self.put(Kind::Peer, object).await.map(drop)
+        self.put(Kind::Peer, object).await.map(drop).map_err(|error| match error {
+            ApiError::NotFound { action, .. } => {
+                let message =
+                    "Peer is not installed; `isthmus crds | kubectl apply --server-side -f -` installs it";
+                ApiError::NotFound { action, message: message.to_string() }
+            }
+            other => other,
+        })
     }
 
     /// Deletes a peer and its secret. False when there was no such peer.

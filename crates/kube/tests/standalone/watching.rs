@@ -45,6 +45,14 @@ async fn kinds_that_are_not_installed_hold_nothing_up() {
 }
 
 #[tokio::test]
+async fn a_peer_where_its_kind_is_not_installed_is_told_what_installs_it() {
+    let world = with_crds(Vec::new()).await;
+    assert!(world.admin.peers().await.unwrap().is_empty());
+    let error = world.admin.put_peer("west", &Default::default()).await.unwrap_err().to_string();
+    assert!(error.contains("isthmus crds"), "{error}");
+}
+
+#[tokio::test]
 async fn a_bad_object_is_rejected_by_name_and_its_last_good_state_stays() {
     let world = world().await;
     world.namespace("web").await;
