@@ -51,7 +51,7 @@ fn lines(status: &Value) -> Vec<String> {
         None => word("/health"),
     };
     let left = status.pointer("/certificates/0/secondsLeft").and_then(Value::as_i64).unwrap_or_default();
-    vec![
+    let mut lines = vec![
         format!("{} in group {}", word("/name"), word("/group")),
         format!("identity      {}", word("/identity")),
         format!("cluster       {}, network {:?}, mesh {}", word("/cluster"), word("/network"), word("/mesh")),
@@ -63,7 +63,26 @@ fn lines(status: &Value) -> Vec<String> {
         } else {
             format!("ready         no, awaiting {}", awaited.join(", "))
         },
-    ]
+    ];
+    lines.extend(envoy(&status["proxy"]));
+    lines
+}
+
+/// How the Envoy is, where there is one, and what it refuses.
+fn envoy(proxy: &Value) -> Vec<String> {
+    if proxy["kind"] != "envoy" {
+        return Vec::new();
+    }
+    let state = match (&proxy["state"], proxy["state"]["Down"].as_str()) {
+        (_, Some(reason)) => format!("Down: {reason}"),
+        (state, None) => state.as_str().unwrap_or("unknown").to_string(),
+    };
+    let mut lines = vec![format!("Envoy {:<7} {state}", proxy["version"].as_str().unwrap_or_default())];
+    let refused = proxy["refused"].as_object().into_iter().flatten();
+    lines.extend(refused.map(|(kind, refusal)| {
+        format!("refuses {kind:<5} {}", refusal["error"].as_str().unwrap_or_default())
+    }));
+    lines
 }
 
 fn span(seconds: i64) -> String {
@@ -88,6 +107,7 @@ mod tests {
             "health": {"Unhealthy": "connect to 10.3.0.10:3306: refused"},
             "awaited": ["names"],
             "certificates": [{"serial": "ab", "secondsLeft": 7300}],
+            "proxy": {"kind": "envoy", "version": "1.40.0", "state": "Live", "refused": {"CDS": {"error": "a: no"}}},
         });
         assert_eq!(
             lines(&status),
@@ -99,6 +119,8 @@ mod tests {
                 "health        Unhealthy: connect to 10.3.0.10:3306: refused",
                 "certificate   serial ab, 2 h left",
                 "ready         no, awaiting names",
+                "Envoy 1.40.0  Live",
+                "refuses CDS   a: no",
             ]
         );
         assert_eq!(span(59), "59 s");

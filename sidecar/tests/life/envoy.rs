@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -40,6 +40,8 @@ const MESH: &str = "
 {apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: istio-system}, spec: {mtls: {mode: STRICT}}}
 ---
 {apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: outside, namespace: default}, spec: {hosts: [outside.example], addresses: [10.99.0.2], location: MESH_EXTERNAL, resolution: STATIC, ports: [{number: 7000, name: tcp, protocol: TCP}], endpoints: [{address: 10.79.0.1}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: named, namespace: default}, spec: {hosts: [named.example], addresses: [10.99.0.3], location: MESH_EXTERNAL, resolution: DNS, ports: [{number: 7000, name: tcp, protocol: TCP}], endpoints: [{address: a.example}]}}
 ";
 
 /// The world of the other tests with what our translation makes of a small mesh, and an Envoy.
@@ -130,6 +132,39 @@ impl Story {
     }
 }
 
+/// Answers every question for an address with `HERE`, on the resolver that the other host has.
+fn answer_names() {
+    let socket = UdpSocket::bind((HERE, 53)).unwrap();
+    std::thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((length, peer)) = socket.recv_from(&mut query) {
+            let question = &query[12..length];
+            let end = question.iter().position(|byte| *byte == 0).unwrap() + 5;
+            let address = question[end - 3] == 1;
+            // The same number; an answer, recursion available; one question.
+            let mut reply = [&query[..2], &[0x81, 0x80, 0, 1, 0, u8::from(address), 0, 0, 0, 0]].concat();
+            reply.extend_from_slice(&question[..end]);
+            if address {
+                reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+                reply.extend_from_slice(&HERE.octets());
+            }
+            let _ = socket.send_to(&reply, peer);
+        }
+    });
+}
+
+/// Answers one request with `hello`; who asked.
+fn answer_once() -> std::thread::JoinHandle<std::net::IpAddr> {
+    let outside = TcpListener::bind((HERE, 7000)).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, peer) = outside.accept().unwrap();
+        let mut request = [0; 512];
+        let _ = stream.read(&mut request).unwrap();
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello").unwrap();
+        peer.ip()
+    })
+}
+
 /// Waits until it is so.
 fn until(what: &str, mut so: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -144,6 +179,7 @@ fn traffic_goes_through_envoy_and_a_renewal_breaks_no_connection() {
     const TEST: &str = "envoy::traffic_goes_through_envoy_and_a_renewal_breaks_no_connection";
     inside(TEST, || {
         let Some(story) = Story::new(TEST) else { return };
+        answer_names();
         let mut child = story.sidecar(&["--leaf-ttl", "6s"]).spawn().unwrap();
         assert_eq!(line(&mut child), "up");
         let (first, mut open) = story.client().unwrap();
@@ -152,16 +188,16 @@ fn traffic_goes_through_envoy_and_a_renewal_breaks_no_connection() {
         assert!(story.echoes(&mut open, "two\n"), "a renewal ended an open connection");
 
         // Outbound: captured, found by the service's address, marked, and not captured again.
-        let outside = TcpListener::bind((HERE, 7000)).unwrap();
-        let answer = std::thread::spawn(move || {
-            let (mut stream, peer) = outside.accept().unwrap();
-            let mut request = [0; 512];
-            let _ = stream.read(&mut request).unwrap();
-            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello").unwrap();
-            peer.ip()
-        });
+        let answer = answer_once();
         assert_eq!(story.curl("http://10.99.0.2:7000/"), "hello");
         assert_eq!(answer.join().unwrap(), std::net::IpAddr::from(POD));
+        // A name that the host's own resolver knows.
+        until("a resolved name", || {
+            story.curl("http://127.0.0.1:15000/envoy/clusters").contains("named.example::10.79.0.1:7000")
+        });
+        let answer = answer_once();
+        assert_eq!(story.curl("http://10.99.0.3:7000/"), "hello");
+        answer.join().unwrap();
         let stats =
             story.curl("http://127.0.0.1:15000/envoy/stats?filter=cluster.outbound.7000.*upstream_cx_total");
         assert!(stats.contains("outside.example") && stats.trim().ends_with(": 1"), "{stats}");
@@ -218,13 +254,7 @@ fn an_envoy_may_run_as_another_user() {
         assert_eq!(story.envoys().iter().map(|(_, user)| *user).collect::<Vec<_>>(), [1337]);
         let (_, mut open) = story.client().unwrap();
         assert!(story.echoes(&mut open, "one\n"));
-        let outside = TcpListener::bind((HERE, 7000)).unwrap();
-        let answer = std::thread::spawn(move || {
-            let (mut stream, _) = outside.accept().unwrap();
-            let mut request = [0; 512];
-            let _ = stream.read(&mut request).unwrap();
-            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello").unwrap();
-        });
+        let answer = answer_once();
         assert_eq!(story.curl("http://10.99.0.2:7000/"), "hello");
         answer.join().unwrap();
         let data = story.world.data.path().join("agent");

@@ -175,6 +175,19 @@ pub(crate) struct Alone {
 impl Alone {
     /// `data` is the agent's: its sockets are used.
     pub(crate) fn start(program: &Path, data: &Path, dialect: Dialect) -> Self {
+        Self::start_with(program, data, dialect, |text| text)
+    }
+
+    /// The same, asking for clusters only as listeners need them.
+    pub(crate) fn start_on_demand(program: &Path, data: &Path) -> Self {
+        Self::start_with(program, data, Dialect::Delta, |text| {
+            let mut bootstrap: Value = serde_json::from_str(&text).unwrap();
+            bootstrap["dynamic_resources"].as_object_mut().unwrap().remove("cds_config").unwrap();
+            bootstrap.to_string()
+        })
+    }
+
+    fn start_with(program: &Path, data: &Path, dialect: Dialect, edit: impl Fn(String) -> String) -> Self {
         let own = data.join(format!("{dialect:?}").to_lowercase());
         std::fs::create_dir_all(&own).unwrap();
         let admin = Admin::new(own.join("admin"));
@@ -194,7 +207,7 @@ impl Alone {
             Dialect::Delta => bootstrap.json(),
         };
         let (file, log) = (own.join("bootstrap.json"), own.join("log"));
-        std::fs::write(&file, text).unwrap();
+        std::fs::write(&file, edit(text)).unwrap();
         let child = Command::new(program)
             .args(["--disable-hot-restart", "--concurrency", "1", "-l", "warning", "-c"])
             .arg(&file)
@@ -223,6 +236,23 @@ impl Alone {
             "{state:?}, {clusters} clusters: {}",
             std::fs::read_to_string(&self.log).unwrap()
         );
+        assert_eq!(rejected(&self.admin.get(REJECTED).await.unwrap()), Vec::<String>::new());
+    }
+
+    /// Waits until its clusters are so.
+    pub(crate) async fn has_clusters(&self, what: &str, so: impl Fn(&str) -> bool) {
+        let mut text = String::new();
+        let wait = async {
+            loop {
+                text = self.admin.get("/clusters").await.unwrap_or_default();
+                if so(&text) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(waited.is_ok(), "{what}: {text}\n{}", std::fs::read_to_string(&self.log).unwrap());
         assert_eq!(rejected(&self.admin.get(REJECTED).await.unwrap()), Vec::<String>::new());
     }
 
