@@ -155,7 +155,7 @@ impl DataDir {
         File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(io)
     }
 
-    /// Forgets everything that joining made: membership, keys, last-good resources.
+    /// Forgets everything that joining and running made: membership, keys, last-good resources, sockets, bootstraps.
     ///
     /// # Errors
     /// When the file system refuses.
@@ -164,8 +164,10 @@ impl DataDir {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DataError::Io { path, source }),
             _ => Ok(()),
         };
-        gone(fs::remove_dir_all(self.identity()), self.identity())?;
-        for name in [crate::state::FILE, crate::cache::FILE] {
+        for folder in [self.identity(), self.file(crate::sockets::FOLDER), self.file(crate::envoy::FOLDER)] {
+            gone(fs::remove_dir_all(&folder), folder)?;
+        }
+        for name in [crate::state::FILE, crate::cache::FILE, crate::grpc::BOOTSTRAP] {
             gone(fs::remove_file(self.file(name)), self.file(name))?;
         }
         Ok(())

@@ -41,7 +41,7 @@ pub use process::State;
 /// Time for `envoy --version`.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Folder of its files below the data directory.
-const FOLDER: &str = "envoy";
+pub(crate) const FOLDER: &str = "envoy";
 
 /// How Envoy is run.
 #[derive(Debug, Clone)]

@@ -31,7 +31,7 @@ use crate::sockets::{Socket, absolute};
 /// Streams at one time; each has a connection of its own to the control plane.
 const MAX_STREAMS: usize = 64;
 /// The file that gRPC libraries read.
-const BOOTSTRAP: &str = "grpc-bootstrap.json";
+pub(crate) const BOOTSTRAP: &str = "grpc-bootstrap.json";
 /// What the agent's own stream does, and a client's must not do again.
 const OWN: [&str; 4] = ["ISTHMUS_REGISTER", "AUTO_REGISTER_GROUP", "HEALTH_CHECKED", "ISTHMUS_ON_DEMAND"];
 
