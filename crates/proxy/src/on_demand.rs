@@ -191,8 +191,9 @@ impl OnDemand {
                 let used = self.used.read();
                 used.iter().filter(|(_, used)| is_old(used)).map(|(name, _)| Arc::clone(name)).collect()
             };
-            let idle =
-                |name: &Arc<str>| shared.tables.clusters.live(name).is_none_or(|cluster| cluster.active() == 0);
+            let idle = |name: &Arc<str>| {
+                shared.tables.clusters.live(name).is_none_or(|cluster| cluster.active() == 0)
+            };
             let unused: HashSet<Arc<str>> = old.into_iter().filter(idle).collect();
             if unused.is_empty() {
                 continue;
