@@ -85,7 +85,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             }
         }
         if context.args.wants("isthmus") {
-            contenders.push(ours::start(&context, Vec::new()).await?);
+            contenders.push(ours::start(&context, Vec::new(), &[]).await?);
         }
         suite::run("gateway", &contenders, &measures, &context.args, &mut report).await?;
     }

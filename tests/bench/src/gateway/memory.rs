@@ -1,4 +1,4 @@
-//! What a gateway holds that has every service of a large mesh, whether used or not.
+//! What a gateway holds that has every service of a large mesh, whether used or not: it is told not to fetch on demand.
 
 use crate::proc;
 
@@ -15,7 +15,7 @@ pub(super) async fn of_services(context: &Context) -> anyhow::Result<Row> {
     let count = context.args.services();
     let others: Vec<_> =
         (2..count).map(|number| ours::service(&format!("s{number}.mesh.internal"), ECHO_PORT)).collect();
-    let contender = ours::start(context, others).await?;
+    let contender = ours::start(context, others, &["--full-view"]).await?;
     until_open(&contender.echo).await?;
     let resident = settled(&contender).await?;
     let pid = contender.charged.first().map_or(0, crate::xds::processes::Running::pid);

@@ -22,8 +22,13 @@ const GRPC_PORT: u16 = 16_012;
 const ACCOUNT: &str = "istio-system/istio-eastwestgateway";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A control plane with the services behind the gateways, and a gateway, both new. `others` are further services in the mesh.
-pub(super) async fn start(context: &Context, others: Vec<Write>) -> anyhow::Result<Contender> {
+/// A control plane with the services behind the gateways, and a gateway, both new. `others` are further services in the mesh, `flags`
+/// further ones of the gateway.
+pub(super) async fn start(
+    context: &Context,
+    others: Vec<Write>,
+    flags: &[&str],
+) -> anyhow::Result<Contender> {
     let folder = tempfile::tempdir_in(context.folder.path())?.keep();
     let (primary, api) = control_plane(context, &folder).await?;
     let mut writes = vec![
@@ -65,7 +70,7 @@ pub(super) async fn start(context: &Context, others: Vec<Write>) -> anyhow::Resu
         "--log",
         "warn",
     ];
-    let arguments = arguments.map(ToString::to_string);
+    let arguments: Vec<String> = arguments.iter().chain(flags).map(ToString::to_string).collect();
     let program = context.programs.join("isthmus-eastwest-gw");
     let gateway = Running::start(&program, "gateway", &arguments, &folder)?;
     Contender::gateway("isthmus", PORT, vec![gateway], vec![primary])
