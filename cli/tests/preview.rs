@@ -195,6 +195,12 @@ fn a_workload_entry_has_its_network_locality_and_account() {
     assert!(strict, "the namespace is STRICT: {chains:#?}");
     let cart =
         both("endpoints", &["--proxy", "shop/press", "--name", "outbound|7000||cart.shop.svc.cluster.local"]);
+    let table = both("names", &["--proxy", "shop/press"]);
+    assert_eq!(
+        table[0]["table"]["bank.example"]["ips"],
+        json!(["240.240.0.1"]),
+        "a machine's agent answers DNS"
+    );
     let addresses: Vec<String> = hosts(&cart[0]).into_iter().map(|one| one.0).collect();
     assert!(
         addresses.contains(&"192.0.2.1:15443".to_string()),
@@ -316,6 +322,22 @@ fn a_bad_object_is_named_with_its_place_and_takes_no_neighbour_away() {
     let clusters: Value = serde_json::from_slice(&output.stdout).unwrap();
     named(&clusters, "outbound|80||a.n.svc.cluster.local");
     named(&clusters, "outbound|80||c.n.svc.cluster.local");
+}
+
+#[test]
+fn hand_written_endpoints_count_and_files_without_objects_are_told() {
+    let place = tempfile::tempdir().unwrap();
+    let text = "{apiVersion: v1, kind: Service, metadata: {name: old, namespace: n}, spec: {clusterIP: 10.0.0.1, ports: [{name: tcp, port: 80}]}}\n\
+                ---\n{apiVersion: v1, kind: Endpoints, metadata: {name: old, namespace: n}, subsets: [{addresses: [{ip: 192.0.2.7}], notReadyAddresses: [{ip: 192.0.2.8}], ports: [{name: tcp, port: 8080}]}]}\n";
+    let file = place.path().join("old.yaml");
+    std::fs::write(&file, text).unwrap();
+    let endpoints = shown(&["-f", file.to_str().unwrap(), "--proxy", "sidecar", "--type", "endpoints"]);
+    let expected =
+        [host("192.0.2.7:8080", 1, "HEALTHY", false), host("192.0.2.8:8080", 1, "UNHEALTHY", false)];
+    assert_eq!(hosts(&endpoints[0]), expected);
+    std::fs::write(&file, "# nothing\n").unwrap();
+    let output = preview(&["-f", file.to_str().unwrap(), "--proxy", "sidecar"]);
+    assert!(output.status.success() && said(&output).contains("no objects of a mesh"), "{}", said(&output));
 }
 
 #[test]

@@ -20,7 +20,8 @@ Examples:
 
 Files hold what the cluster holds: Namespaces, Nodes, Services, EndpointSlices, Pods, and Istio's kinds; other kinds are left out. \
 What controllers would add is added: EndpointSlices of Services whose files have none, addresses of ServiceEntries and of Services \
-without clusterIP. A Pod without conditions counts as ready. Of further clusters (--cluster) Namespaces, Nodes, Services, \
+without clusterIP. A Pod without conditions counts as ready; a machine's agent answers DNS (DNS_CAPTURE), a Pod's where its container's environment says \
+so (ISTIO_META_DNS_CAPTURE). Of further clusters (--cluster) Namespaces, Nodes, Services, \
 EndpointSlices and Pods are read, as with Istio's remote secrets; configuration is the proxy's own cluster's.
 
 Resources are in Envoy's JSON with its definitions' field names: a list for one --type, else an object of lists. What is refused or \

@@ -136,17 +136,15 @@ fn missing_slices(objects: &[Object]) -> Vec<Object> {
             sliced.insert((slice.meta.namespace_str(), service));
         }
     }
-    let mut planner = Slices::default();
-    for object in objects {
+    let is_wanted = |object: &&Object| {
         let meta = object.meta();
-        let wanted = match object {
-            Object::Service(_) => !sliced.contains(&(meta.namespace_str(), &*meta.name)),
-            Object::Pod(_) => true,
-            _ => false,
-        };
-        if wanted {
-            planner.apply(Change::Applied(object.clone()));
-        }
+        object.kind() == Kind::Service && !sliced.contains(&(meta.namespace_str(), &*meta.name))
+    };
+    let mut planner = Slices::default();
+    // Pods first: each looks for the Services that it touches, and all of these are looked at anyway.
+    let pods = objects.iter().filter(|object| object.kind() == Kind::Pod);
+    for object in pods.chain(objects.iter().filter(is_wanted)) {
+        planner.apply(Change::Applied(object.clone()));
     }
     let services = planner.take_dirty();
     let actions = services.iter().flat_map(|service| planner.plan(service));

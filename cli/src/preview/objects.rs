@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use isthmus_resources::convert::SERVICE_NAME_LABEL;
 use isthmus_resources::parse::documents;
 use isthmus_resources::{Kind, Meta, Object, ParseError, parse, validate, warnings};
 use serde_json::{Value, json};
@@ -53,6 +54,9 @@ impl Read {
     }
 
     fn take(&mut self, place: &str, mut value: Value, remarks: &mut Remarks) {
+        if value["kind"] == "Endpoints" && value["apiVersion"] == "v1" {
+            value = mirrored(&value);
+        }
         if self.is_of_no_mesh(&value) {
             return;
         }
@@ -100,6 +104,9 @@ impl Read {
 
     /// Says what was not looked at.
     pub(super) fn report(&mut self, remarks: &mut Remarks) {
+        if self.objects.is_empty() {
+            remarks.warn("the files have no objects of a mesh");
+        }
         if self.gateway_api > 0 {
             let count = self.gateway_api;
             remarks.warn(&format!(
@@ -119,6 +126,37 @@ impl Read {
 
 pub(super) fn key_of(kind: Kind, meta: &Meta) -> Key {
     (kind, meta.namespace_str().to_string(), meta.name.to_string())
+}
+
+/// The EndpointSlice into which Kubernetes mirrors an Endpoints object.
+fn mirrored(endpoints: &Value) -> Value {
+    let meta = &endpoints["metadata"];
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut all = Vec::new();
+    let mut ports = Vec::new();
+    for subset in list(&endpoints["subsets"]) {
+        for (member, ready) in [("addresses", true), ("notReadyAddresses", false)] {
+            all.extend(list(&subset[member]).into_iter().map(|address| {
+                json!({
+                    "addresses": [address["ip"]], "conditions": {"ready": ready},
+                    "targetRef": address["targetRef"], "nodeName": address["nodeName"], "hostname": address["hostname"],
+                })
+            }));
+        }
+        for port in list(&subset["ports"]) {
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+        }
+    }
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {
+            "name": format!("{}-mirrored", meta["name"].as_str().unwrap_or_default()), "namespace": meta["namespace"],
+            "labels": {SERVICE_NAME_LABEL: meta["name"]},
+        },
+        "endpoints": all, "ports": ports,
+    })
 }
 
 /// A Pod that was written by hand has an address and no conditions: nobody but its writer can say that it is ready.

@@ -76,6 +76,8 @@ impl Subject {
                 labels: workload_labels(&entry.meta, &entry.spec),
                 account: entry.spec.service_account.clone(),
                 network: entry.spec.network.clone(),
+                // A machine's agent answers DNS, unless it is told not to.
+                environment: BTreeMap::from([("DNS_CAPTURE".to_string(), "true".to_string())]),
                 ..Self::default()
             },
             other => bail!("{} {} is no workload", other.kind(), other.meta()),
