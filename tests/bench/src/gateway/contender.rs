@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::hello::client_hello;
-use super::origin::{ADDRESSES, BULK_PORT, ECHO_PORT};
+use super::origin::{BULK_PORT, ECHO_PORT, addresses};
 use super::{BULK, ECHO, server_name};
 use crate::proc;
 use crate::xds::processes::Running;
@@ -39,7 +39,7 @@ impl Contender {
     pub(super) fn direct() -> anyhow::Result<Self> {
         let entry = |host, port| -> anyhow::Result<Entry> {
             Ok(Entry {
-                address: SocketAddr::new(ADDRESSES[0].into(), port),
+                address: SocketAddr::new(addresses(0)[0].into(), port),
                 hello: client_hello(&server_name(host))?,
             })
         };

@@ -14,13 +14,13 @@ use tokio::task::JoinSet;
 
 /// Bytes of a message.
 pub const MESSAGE: usize = 64;
-/// The addresses of each service's endpoints.
-pub const ADDRESSES: [Ipv4Addr; 4] = [
-    Ipv4Addr::new(127, 0, 0, 2),
-    Ipv4Addr::new(127, 0, 0, 3),
-    Ipv4Addr::new(127, 0, 0, 4),
-    Ipv4Addr::new(127, 0, 0, 5),
-];
+/// The addresses of the endpoints of one contender: each has its own, so that the ports which another's ended connections still
+/// hold are not in its way.
+#[must_use]
+pub fn addresses(contender: u8) -> [Ipv4Addr; 4] {
+    [2, 3, 4, 5].map(|last| Ipv4Addr::new(127, 0, contender, last))
+}
+
 /// Where bytes come without end.
 pub const BULK_PORT: u16 = 9000;
 /// Where messages are answered.

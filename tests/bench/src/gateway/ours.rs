@@ -9,12 +9,14 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::contender::Contender;
-use super::origin::{ADDRESSES, BULK_PORT, ECHO_PORT};
+use super::origin::{BULK_PORT, ECHO_PORT, addresses};
 use super::{BULK, Context, ECHO};
 use crate::xds::api::Api;
 use crate::xds::processes::{Running, admin_of};
 use crate::xds::world::Write;
 
+/// Among the contenders.
+const NUMBER: u8 = 1;
 /// Where the gateway's Gateway object lets AUTO_PASSTHROUGH in.
 const PORT: u16 = 20_000;
 /// The control plane's own; the gateway passes 15012 on to it.
@@ -30,7 +32,8 @@ pub(super) async fn start(
     flags: &[&str],
 ) -> anyhow::Result<Contender> {
     let folder = tempfile::tempdir_in(context.folder.path())?.keep();
-    let (primary, api) = control_plane(context, &folder).await?;
+    let (primary, api) =
+        control_plane(context, &folder, SocketAddr::from(([127, 0, 0, 1], GRPC_PORT))).await?;
     let mut writes = vec![
         create(
             "/api/v1/namespaces/istio-system/serviceaccounts",
@@ -76,11 +79,16 @@ pub(super) async fn start(
     Contender::gateway("isthmus", PORT, vec![gateway], vec![primary])
 }
 
-async fn control_plane(context: &Context, folder: &Path) -> anyhow::Result<(Running, Api)> {
+/// Serves at this address.
+pub(super) async fn control_plane(
+    context: &Context,
+    folder: &Path,
+    grpc: SocketAddr,
+) -> anyhow::Result<(Running, Api)> {
     isthmus(context, folder, &["ca", "root", "--out", "root"])?;
     isthmus(context, folder, &["ca", "intermediate", "--root", "root", "--cluster", "bench", "--out", "ca"])?;
     let path = |name: &str| folder.join(name).display().to_string();
-    let grpc = format!("127.0.0.1:{GRPC_PORT}");
+    let (advertised, grpc) = (grpc.ip().to_string(), grpc.to_string());
     let arguments = [
         "--standalone",
         "--cluster",
@@ -92,7 +100,7 @@ async fn control_plane(context: &Context, folder: &Path) -> anyhow::Result<(Runn
         "--cacerts",
         &path("ca"),
         "--advertise",
-        "127.0.0.1",
+        &advertised,
         "--grpc-address",
         &grpc,
         "--log",
@@ -120,7 +128,7 @@ async fn control_plane(context: &Context, folder: &Path) -> anyhow::Result<(Runn
 
 /// A service of workloads on this network that take mutual TLS.
 pub(super) fn service(host: &str, port: u16) -> Write {
-    let endpoints = ADDRESSES.map(|address| {
+    let endpoints = addresses(NUMBER).map(|address| {
         json!({
             "address": address.to_string(), "network": "bench",
             "labels": {"security.istio.io/tlsMode": "istio"},
@@ -141,7 +149,7 @@ pub(super) fn service(host: &str, port: u16) -> Write {
 }
 
 /// Runs the command line in the folder; what it prints.
-fn isthmus(context: &Context, folder: &Path, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+pub(super) fn isthmus(context: &Context, folder: &Path, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
     let mut command = Command::new(context.programs.join("isthmus"));
     command.args(arguments).current_dir(folder).env("KUBECONFIG", folder.join("data/admin.kubeconfig"));
     let output = command.output().with_context(|| format!("{command:?}"))?;
@@ -150,6 +158,6 @@ fn isthmus(context: &Context, folder: &Path, arguments: &[&str]) -> anyhow::Resu
     Ok(output.stdout)
 }
 
-fn create(collection: &str, object: Value) -> Write {
+pub(super) fn create(collection: &str, object: Value) -> Write {
     Write { path: collection.to_string(), object, status: None }
 }

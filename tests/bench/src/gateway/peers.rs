@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::contender::Contender;
-use super::origin::{ADDRESSES, BULK_PORT, ECHO_PORT};
+use super::origin::{BULK_PORT, ECHO_PORT, addresses};
 use super::{BULK, Context, ECHO, server_name};
 use crate::xds::processes::Running;
 
@@ -37,7 +37,7 @@ pub(super) fn advice(name: &str) -> &'static str {
     }
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+pub(super) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     // Where daemons are; not in every user's PATH.
@@ -64,7 +64,7 @@ fn envoy(program: &Path, context: &Context) -> anyhow::Result<Contender> {
         })
     };
     let cluster = |(_, host, port): (&str, &str, u16)| {
-        let endpoints: Vec<Value> = ADDRESSES
+        let endpoints: Vec<Value> = addresses(2)
             .iter()
             .map(|address| json!({"endpoint": {"address": socket(&address.to_string(), port)}}))
             .collect();
@@ -125,7 +125,7 @@ defaults
     }
     for (name, _, port) in SERVICES {
         writeln!(text, "backend {name}\n    balance leastconn")?;
-        for (number, address) in ADDRESSES.iter().enumerate() {
+        for (number, address) in addresses(if option.is_empty() { 3 } else { 4 }).iter().enumerate() {
             writeln!(text, "    server s{number} {address}:{port}")?;
         }
     }
@@ -155,7 +155,7 @@ stream {{
     text.push_str("    }\n");
     for (name, _, port) in SERVICES {
         writeln!(text, "    upstream {name} {{\n        least_conn;")?;
-        for address in ADDRESSES {
+        for address in addresses(5) {
             writeln!(text, "        server {address}:{port};")?;
         }
         text.push_str("    }\n");

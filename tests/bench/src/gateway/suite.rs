@@ -108,9 +108,14 @@ async fn one(
         return Ok(vec![row]);
     }
     let mut whole = Row::new(format!("{} with the ends' share", row.title), OURS, target);
-    for _ in 0..args.rounds() {
+    for round in 0..args.rounds() {
         let mut direct = None;
-        for contender in contenders {
+        // Not always the same one first.
+        let (without, mut others): (Vec<_>, Vec<_>) =
+            contenders.iter().partition(|contender| contender.name == DIRECT);
+        let turn = round % others.len().max(1);
+        others.rotate_left(turn);
+        for contender in without.into_iter().chain(others) {
             let used = load_of(measure, contender, args).await?;
             #[expect(clippy::cast_precision_loss, reason = "a benchmark's units")]
             let each = |seconds: f64| seconds / used.units as f64 * measure.scale();
