@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::core::v3::proxy_protocol_config::Version;
 use envoy_types::pb::envoy::config::core::v3::{Address, TrafficDirection, address};
 use envoy_types::pb::envoy::config::listener::v3 as proto;
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
+use prost::{DecodeError, encoding};
 
 use super::chain::Chain;
 use super::tls::Configurations;
@@ -59,7 +60,9 @@ pub(crate) enum Direction {
 
 impl Listener {
     pub(crate) fn compile(name: &Arc<str>, bytes: &[u8], tls: &Configurations) -> Checked<Self> {
-        let listener: proto::Listener = decode(bytes)?;
+        let (rest, listed) =
+            split(bytes).map_err(|error| Invalid::new("resource", format!("does not decode: {error}")))?;
+        let listener: proto::Listener = decode(&rest)?;
         let refuse = |set: bool, field: &str| if set { Err(Invalid::unsupported(field)) } else { Ok(()) };
         refuse(listener.api_listener.is_some(), "api_listener")?;
         refuse(listener.udp_listener_config.is_some(), "udp_listener_config")?;
@@ -104,7 +107,7 @@ impl Listener {
             detection: waits.filter(|waits| !waits.is_zero()),
             announced,
             keepalive: listener.tcp_keepalive.as_ref().map(Keepalive::compile),
-            chains: chains(&listener, tls)?,
+            chains: chains(&listener, &listed, tls)?,
         })
     }
 }
@@ -153,9 +156,36 @@ fn accepted(filter: &proto::ListenerFilter) -> Checked<Accepted> {
     Ok(accepted)
 }
 
-fn chains(listener: &proto::Listener, tls: &Configurations) -> Checked<Chains> {
+/// A listener's bytes without its filter chains, and the bytes of each. A gateway may have a chain for each service of the mesh:
+/// decoded together they would take 3 KB each, and that memory would stay.
+fn split(bytes: &[u8]) -> Result<(Vec<u8>, Vec<&[u8]>), DecodeError> {
+    /// Number of `filter_chains`.
+    const CHAINS: u32 = 3;
+    let (mut rest, mut chains, mut at) = (Vec::new(), Vec::new(), bytes);
+    while !at.is_empty() {
+        let field = at;
+        let (number, kind) = encoding::decode_key(&mut at)?;
+        if number == CHAINS && kind == encoding::WireType::LengthDelimited {
+            let length = usize::try_from(encoding::decode_varint(&mut at)?).unwrap_or(usize::MAX);
+            // A chain that is cut off is left to the decoder, which says so.
+            if let Some((chain, after)) = at.split_at_checked(length) {
+                chains.push(chain);
+                at = after;
+                continue;
+            }
+            rest.extend_from_slice(field);
+            break;
+        }
+        encoding::skip_field(kind, number, &mut at, encoding::DecodeContext::default())?;
+        rest.extend_from_slice(&field[..field.len() - at.len()]);
+    }
+    Ok((rest, chains))
+}
+
+fn chains(listener: &proto::Listener, listed: &[&[u8]], tls: &Configurations) -> Checked<Chains> {
     let mut builder = Builder::default();
-    for (position, chain) in listener.filter_chains.iter().enumerate() {
+    for (position, bytes) in listed.iter().enumerate() {
+        let chain: &proto::FilterChain = &decode(bytes).within(format_args!("filter_chains[{position}]"))?;
         let field = || match chain.name.as_str() {
             "" => format!("filter_chains[{position}]"),
             name => format!("filter_chains[{name:?}]"),
