@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use http::Method;
 use isthmus_ca::{Intermediate, Root};
 use isthmus_model::{ClusterId, TrustDomain};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -223,15 +223,22 @@ impl Measured<'_> {
     /// So many changes a second over some services.
     async fn storm(&mut self, proxies: &mut Simulated) -> anyhow::Result<Phase> {
         let among = self.options.among.min(self.shape.services);
+        // One for each service of ten: writes of one service stay in order.
         let writers = 10;
         let mut senders = Vec::new();
         let mut workers = JoinSet::new();
+        let (told, mut tell) = mpsc::unbounded_channel::<(u32, u32, oneshot::Sender<()>)>();
         for _ in 0..writers {
-            let (sender, mut receiver) = mpsc::unbounded_channel::<(u32, u32)>();
+            let (sender, mut receiver) = mpsc::unbounded_channel::<u32>();
             let mut connection = self.api.connect().await?;
-            let shape = self.shape;
+            let (shape, ticks, told) = (self.shape, self.ticks, told.clone());
             workers.spawn(async move {
-                while let Some((service, at)) = receiver.recv().await {
+                while let Some(service) = receiver.recv().await {
+                    // The proxies are told first, so that none of them is surprised.
+                    let (done, known) = oneshot::channel();
+                    let at = ticks.now();
+                    told.send((service, at, done))?;
+                    known.await?;
                     let object = world::slice(shape, service, Some(at));
                     connection.check(Method::PUT, &world::slice_path(shape, service), &object).await?;
                 }
@@ -239,24 +246,36 @@ impl Measured<'_> {
             });
             senders.push(sender);
         }
+        drop(told);
         self.meter.forget_peak()?;
         let mark = self.meter.mark()?;
         let began = Instant::now();
-        let mut tick = tokio::time::interval(Duration::from_millis(10));
-        let mut sent = 0u32;
         let rate = self.options.rate;
-        while began.elapsed() < Duration::from_secs(self.options.seconds) {
-            tick.tick().await;
-            let due = began.elapsed().as_millis() * u128::from(rate) / 1000;
-            while u128::from(sent) < due {
-                let service = sent % among;
-                let at = self.ticks.now();
-                proxies.about_to_write(service, at).await?;
-                senders[(service % writers) as usize].send((service, at))?;
-                sent += 1;
+        let (among, seconds) = (among, self.options.seconds);
+        let pace = async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(10));
+            let mut sent = 0u32;
+            while began.elapsed() < Duration::from_secs(seconds) {
+                tick.tick().await;
+                let due = began.elapsed().as_millis() * u128::from(rate) / 1000;
+                while u128::from(sent) < due {
+                    let service = sent % among;
+                    // A writer that has ended says why below.
+                    let _ = senders[(service % writers) as usize].send(service);
+                    sent += 1;
+                }
             }
-        }
-        drop(senders);
+            sent
+        };
+        let tells = async {
+            while let Some((service, at, done)) = tell.recv().await {
+                proxies.about_to_write(service, at).await?;
+                let _ = done.send(());
+            }
+            anyhow::Ok(())
+        };
+        let (sent, told) = tokio::join!(pace, tells);
+        told?;
         while let Some(worker) = workers.join_next().await {
             worker??;
         }
