@@ -110,8 +110,8 @@ impl Supervisor {
         let listening = said.clone().listen(log);
         tokio::pin!(listening);
         let mut guard = Some(guard);
-        let mut glance = tokio::time::interval(GLANCE);
-        glance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let living = self.live();
+        tokio::pin!(living);
         loop {
             tokio::select! {
                 biased;
@@ -129,14 +129,19 @@ impl Supervisor {
                     let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
                     return Some(said.last(&status));
                 }
-                _ = glance.tick(), if guard.is_some() => {
-                    if self.envoy.is_live().await {
-                        guard = None;
-                        self.state.send_replace(State::Live);
-                        tracing::info!("Envoy serves");
-                    }
+                () = &mut living, if guard.is_some() => {
+                    guard = None;
+                    self.state.send_replace(State::Live);
+                    tracing::info!("Envoy serves");
                 }
             }
+        }
+    }
+
+    /// Completes when it serves.
+    async fn live(&self) {
+        while !self.envoy.is_live().await {
+            tokio::time::sleep(GLANCE).await;
         }
     }
 
