@@ -1,5 +1,6 @@
 //! Sources to snapshots: one task owns the registry; events come in by channels, snapshots go out by a watch.
 
+mod names;
 mod pace;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::files;
+use names::Names;
 use pace::Pace;
 
 /// Events that arrive within this time of each other make one snapshot. Short: a single change is told at once.
@@ -32,6 +34,7 @@ pub struct Pipeline {
     peers: mpsc::Receiver<(ClusterId, PeerChange)>,
     out: watch::Sender<Arc<Snapshot>>,
     streams: Box<dyn Fn() -> usize + Send>,
+    names: Names,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -61,7 +64,7 @@ impl Pipeline {
             registry.allocator_mut().restore(kept);
         }
         let out = watch::Sender::new(registry.snapshot());
-        Ok(Self { registry, allocations, events, peers, out, streams: Box::new(|| 0) })
+        Ok(Self { registry, allocations, events, peers, out, streams: Box::new(|| 0), names: Names::new() })
     }
 
     /// Snapshots as they are published.
@@ -125,6 +128,9 @@ impl Pipeline {
                 }
                 None => return false,
             },
+            found = self.names.next() => for (name, addresses) in found {
+                self.registry.found(&name, addresses);
+            },
         }
         true
     }
@@ -137,6 +143,7 @@ impl Pipeline {
             files::write(&self.allocations, &text)?;
         }
         let Some((snapshot, _)) = published else { return Ok(false) };
+        self.names.want(self.registry.gateway_names());
         self.out.send_replace(snapshot);
         Ok(true)
     }

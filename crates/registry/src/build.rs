@@ -32,7 +32,8 @@ impl Registry {
         }
         self.rebuild_config(&dirty, &mut next, &mut changes);
         if dirty.gateways {
-            let gateways = Gateways { all: self.all_gateways() };
+            let declared = self.declared_gateways();
+            let gateways = Gateways { all: self.looked_up(&declared), declared };
             if gateways != *next.gateways {
                 next.gateways = Arc::new(gateways);
                 changes.networks = true;
@@ -194,6 +195,7 @@ impl Registry {
     #[must_use]
     pub fn build_from_scratch(&self) -> Snapshot {
         let mut fresh = Self::new(self.settings.clone()).with_mesh(self.mesh.clone());
+        fresh.named.clone_from(&self.named);
         fresh.allocator.restore(self.allocator.assignments().iter().map(|(host, ip)| (host.clone(), *ip)));
         for (cluster, tables) in &self.sources {
             fresh.sources.insert(cluster.clone(), Default::default());

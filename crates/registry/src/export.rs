@@ -37,7 +37,7 @@ pub fn exports(snapshot: &Snapshot, cluster: &ClusterId) -> Vec<ServiceExport> {
 /// Gateways that `cluster` itself declares, for its peers.
 #[must_use]
 pub fn own_gateways(snapshot: &Snapshot, cluster: &ClusterId) -> Vec<NetworkGateway> {
-    snapshot.gateways.all.iter().filter(|gateway| gateway.cluster == *cluster).cloned().collect()
+    snapshot.gateways.declared.iter().filter(|gateway| gateway.cluster == *cluster).cloned().collect()
 }
 
 /// Whether peers may be told of a service, as far as its declaration says: what a gateway serves to other networks.

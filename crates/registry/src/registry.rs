@@ -64,6 +64,8 @@ pub struct Registry {
     pub(crate) settings: Settings,
     pub(crate) mesh: MeshOptions,
     pub(crate) ranges: Vec<(IpNet, NetworkId)>,
+    /// Addresses of gateways that are known by a host name.
+    pub(crate) named: BTreeMap<Arc<str>, Vec<IpAddr>>,
     pub(crate) sources: BTreeMap<ClusterId, Tables>,
     pub(crate) peers: BTreeMap<ClusterId, Peer>,
     pub(crate) allocator: Allocator,
@@ -93,6 +95,7 @@ impl Registry {
             settings,
             mesh: MeshOptions::default(),
             ranges: Vec::new(),
+            named: BTreeMap::new(),
             sources: BTreeMap::new(),
             peers: BTreeMap::new(),
             allocator: Allocator::default(),
@@ -260,8 +263,8 @@ impl Registry {
         Some(ServiceKey::new(host, namespace.clone()))
     }
 
-    /// All gateways that Services and peers declare, sorted.
-    pub(crate) fn all_gateways(&self) -> Vec<NetworkGateway> {
+    /// All gateways that Services, peers and the mesh's networks declare, sorted.
+    pub(crate) fn declared_gateways(&self) -> Vec<NetworkGateway> {
         let mut all: BTreeSet<NetworkGateway> =
             self.peers.values().flat_map(|peer| peer.gateways.iter().cloned()).collect();
         for (cluster, tables) in &self.sources {
@@ -290,6 +293,41 @@ impl Registry {
             service.meta.namespace.as_ref().and_then(|own| self.kubernetes_key(&service.meta.name, own));
         key.map(|key| self.mesh.networks.service_gateways(cluster, key.host.as_str(), service))
             .unwrap_or_default()
+    }
+
+    /// These gateways with addresses in place of host names that were looked up.
+    pub(crate) fn looked_up(&self, declared: &[NetworkGateway]) -> Vec<NetworkGateway> {
+        let mut all = BTreeSet::new();
+        for gateway in declared {
+            match self.named.get(&gateway.address) {
+                None => drop(all.insert(gateway.clone())),
+                Some(addresses) => all.extend(
+                    addresses
+                        .iter()
+                        .map(|ip| NetworkGateway { address: ip.to_string().into(), ..gateway.clone() }),
+                ),
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// Host names by which gateways are known: what somebody should look up.
+    #[must_use]
+    pub fn gateway_names(&self) -> BTreeSet<Arc<str>> {
+        let declared = self.latest.gateways.declared.iter();
+        let names = declared.filter(|gateway| gateway.address.parse::<IpAddr>().is_err());
+        names.map(|gateway| Arc::clone(&gateway.address)).collect()
+    }
+
+    /// The addresses of a gateway's host name. None at all says nothing: the last ones stay.
+    pub fn found(&mut self, name: &Arc<str>, mut addresses: Vec<IpAddr>) {
+        addresses.sort();
+        addresses.dedup();
+        if addresses.is_empty() || self.named.get(name) == Some(&addresses) {
+            return;
+        }
+        self.named.insert(Arc::clone(name), addresses);
+        self.dirty.gateways = true;
     }
 
     fn put(&mut self, cluster: &ClusterId, object: Object) {

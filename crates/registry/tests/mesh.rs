@@ -24,20 +24,23 @@ const OBJECTS: &str = "
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: web, namespace: a, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, ports: [{name: tcp, port: 80}], endpoints: [{addresses: [10.9.0.1]}]}
 ";
 
-fn snapshot(clusters: &[&str]) -> Arc<Snapshot> {
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         cluster: ClusterId::new("east").unwrap(),
         network: NetworkId::unnamed(),
         trust_domain: "cluster.local".parse().unwrap(),
         root_namespace: Namespace::new("istio-system").unwrap(),
         domain: "cluster.local".into(),
-    };
+    }
+}
+
+fn snapshot(clusters: &[&str]) -> Arc<Snapshot> {
     let mesh = "serviceSettings: [{settings: {clusterLocal: true}, hosts: ['*.a.svc.cluster.local']}, {settings: {clusterLocal: false}, hosts: [gw.a.svc.cluster.local]}]";
     let options = MeshOptions {
         networks: Networks::read(NETWORKS).unwrap().0,
         service_settings: MeshConfig::read(mesh).unwrap().0.service_settings,
     };
-    let mut registry = Registry::new(settings).with_mesh(options);
+    let mut registry = Registry::new(settings()).with_mesh(options);
     for cluster in clusters {
         for object in parse_yaml(OBJECTS) {
             let change = Change::Applied(object.unwrap());
@@ -71,6 +74,33 @@ fn gateways_are_fixed_addresses_and_services_of_the_networks_clusters() {
         .map(|found| format!("{} {} {}:{}", found.network, found.cluster, found.address, found.port))
         .collect();
     assert_eq!(shown, ["east  192.0.2.1:15443", "west west 203.0.113.1:443"]);
+}
+
+#[test]
+fn a_gateways_name_is_its_addresses_once_it_was_looked_up_and_peers_are_told_the_name() {
+    let mut registry = Registry::new(settings());
+    let text = "{apiVersion: v1, kind: Service, metadata: {name: gw, namespace: a, labels: {topology.istio.io/network: east}}, spec: {ports: [{port: 15443}]}, status: {loadBalancer: {ingress: [{hostname: lb.example}]}}}";
+    for object in parse_yaml(text) {
+        let change = Change::Applied(object.unwrap());
+        registry.apply(Event { cluster: ClusterId::new("east").unwrap(), change });
+    }
+    registry.publish();
+    assert_eq!(
+        registry.gateway_names().into_iter().map(|name| name.to_string()).collect::<Vec<_>>(),
+        ["lb.example"]
+    );
+    let ips =
+        |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<std::net::IpAddr>>();
+    registry.found(&"lb.example".into(), ips(&["203.0.113.2", "203.0.113.1"]));
+    registry.publish();
+    registry.found(&"lb.example".into(), Vec::new());
+    assert!(registry.publish().is_none(), "nothing found says nothing");
+    let snapshot = registry.snapshot();
+    let shown: Vec<&str> = snapshot.gateways.all.iter().map(|gateway| &*gateway.address).collect();
+    assert_eq!(shown, ["203.0.113.1", "203.0.113.2"]);
+    let told = isthmus_registry::own_gateways(&snapshot, &ClusterId::new("east").unwrap());
+    assert_eq!(&*told[0].address, "lb.example");
+    assert!(snapshot.same_content(&registry.build_from_scratch()));
 }
 
 #[test]

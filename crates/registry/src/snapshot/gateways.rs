@@ -7,8 +7,10 @@ use isthmus_model::{ClusterId, NetworkGateway, NetworkId};
 /// All gateways through which networks are entered, sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gateways {
-    /// Sorted and without duplicates.
+    /// Sorted and without duplicates; those known by a host name are there by its addresses, once it was looked up.
     pub all: Vec<NetworkGateway>,
+    /// As they were declared: what peers are told, who look names up themselves.
+    pub declared: Vec<NetworkGateway>,
 }
 
 impl Gateways {
@@ -57,7 +59,7 @@ mod tests {
     #[test]
     fn a_clusters_own_gateways_come_before_others_of_its_network() {
         let all = vec![gateway("a", "one", "1"), gateway("a", "two", "2"), gateway("b", "two", "3")];
-        let gateways = Gateways { all };
+        let gateways = Gateways { all, declared: Vec::new() };
         let of = |network: &str, cluster: &str| -> Vec<String> {
             let found = gateways.of(&network.parse().unwrap(), &cluster.parse().unwrap());
             found.iter().map(|gateway| gateway.address.to_string()).collect()
@@ -71,7 +73,7 @@ mod tests {
     fn weights_scale_so_that_shares_are_whole() {
         let mut all: Vec<_> = (0..3).map(|n| gateway("a", "one", &n.to_string())).collect();
         all.extend((0..2).map(|n| gateway("b", "two", &n.to_string())));
-        assert_eq!(Gateways { all }.scale(), 6);
+        assert_eq!(Gateways { all, declared: Vec::new() }.scale(), 6);
         assert_eq!(Gateways::default().scale(), 1);
     }
 }
