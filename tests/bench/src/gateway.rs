@@ -9,6 +9,7 @@ mod memory;
 mod netns;
 pub mod origin;
 mod ours;
+mod pair;
 mod peers;
 pub mod report;
 pub mod suite;
@@ -17,10 +18,11 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use args::{Args, Format, Part};
+use args::{Args, Format, Part, Suite};
 use contender::Contender;
 use origin::Origin;
 use report::Report;
+use suite::{Measure, Target, Wanted};
 
 /// Names of the services behind the gateways.
 pub const BULK: &str = "bulk.bench.mesh.internal";
@@ -71,12 +73,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let _origin = Origin::start()?;
     let mut report = Report::default();
     let parts = &context.args.parts();
-    let measures: Vec<_> = parts
-        .iter()
-        .filter_map(|part| part.measure())
-        .map(|measure| (measure, suite::gateway_target(measure)))
-        .collect();
-    if !measures.is_empty() {
+    let measures: Vec<_> = parts.iter().filter_map(|part| part.measure()).collect();
+    let with = |target: fn(Measure) -> Target| -> Vec<Wanted> {
+        measures.iter().map(|measure| (*measure, target(*measure))).collect()
+    };
+    let is_gateway = context.args.suite.contains(&Suite::Gateway);
+    if is_gateway && !measures.is_empty() {
         let mut contenders = vec![Contender::direct()?];
         for name in context.args.contenders() {
             match peers::start(name, &context).await? {
@@ -87,10 +89,15 @@ async fn run(args: Args) -> anyhow::Result<()> {
         if context.args.wants("isthmus") {
             contenders.push(ours::start(&context, Vec::new(), &[]).await?);
         }
-        suite::run("gateway", &contenders, &measures, &context.args, &mut report).await?;
+        suite::run("gateway", &contenders, &with(suite::gateway_target), &context.args, &mut report).await?;
     }
-    if parts.contains(&Part::Services) && context.args.wants("isthmus") {
+    if is_gateway && parts.contains(&Part::Services) && context.args.wants("isthmus") {
         report.add(memory::of_services(&context).await?);
+    }
+    if context.args.suite.contains(&Suite::Pair) && !measures.is_empty() {
+        let pairs = pair::start(&context).await?;
+        suite::run("sidecar pair", &pairs.contenders, &with(pair::target), &context.args, &mut report)
+            .await?;
     }
     match context.args.output {
         Format::Table => print!("{}", report.table()),

@@ -13,6 +13,9 @@ pub struct Args {
     /// A short run, to see that it works
     #[arg(long)]
     pub quick: bool,
+    /// Whom to measure
+    #[arg(long, value_enum, value_name = "SUITE,…", value_delimiter = ',', default_value = "gateway,pair")]
+    pub suite: Vec<Suite>,
     /// Measure these alone
     #[arg(long, value_enum, value_name = "PART,…", value_delimiter = ',')]
     pub only: Vec<Part>,
@@ -20,6 +23,9 @@ pub struct Args {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "isthmus,envoy,haproxy,nginx",
           value_parser = ["isthmus", "envoy", "haproxy", "haproxy-splice", "nginx"])]
     pub contenders: Vec<String>,
+    /// Congestion control between the pods of the pairs; BBR paces, which costs more than the proxies' own work
+    #[arg(long, value_name = "NAME", default_value = "reno")]
+    pub congestion_control: String,
     /// Rounds; the median is shown [default: 3, 1 with --quick]
     #[arg(long, value_name = "COUNT")]
     pub rounds: Option<usize>,
@@ -29,6 +35,15 @@ pub struct Args {
     /// What is printed
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub output: Format,
+}
+
+/// Whom to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    /// Gateways, which pass TLS on by its server name
+    Gateway,
+    /// Pairs of sidecars, which originate and terminate mutual TLS; Envoy is the only peer
+    Pair,
 }
 
 /// What is measured.
