@@ -142,7 +142,8 @@ fn accept(shared: &Arc<Shared>, bound: &Arc<Bound>, socket: Arc<TcpListener>) {
                 () = bound.closed.cancelled() => return Ok(()),
                 accepted = socket.accept() => accepted,
             };
-            for _ in 0..TOGETHER {
+            // What was accepted is served, also the last of a round.
+            for left in (0..TOGETHER).rev() {
                 match accepted {
                     Ok((stream, source)) => admit(&proxy, &bound, stream, source),
                     Err(error) if is_of_one_connection(&error) => {}
@@ -151,6 +152,9 @@ fn accept(shared: &Arc<Shared>, bound: &Arc<Bound>, socket: Arc<TcpListener>) {
                         tokio::time::sleep(EXHAUSTED).await;
                         break;
                     }
+                }
+                if left == 0 {
+                    break;
                 }
                 match socket.accept().now_or_never() {
                     Some(next) => accepted = next,

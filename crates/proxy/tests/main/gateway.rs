@@ -95,6 +95,20 @@ async fn a_gateway_tells_what_it_relays_and_from_which_network() {
 }
 
 #[tokio::test]
+async fn everyone_in_a_burst_is_served() {
+    let border = border(Limits::default()).await;
+    border.client.tell(VIP.parse().unwrap());
+    let at = border.client.address("virtualOutbound");
+    // This thread runs the proxy too: all of them wait to be accepted.
+    let waiting: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(at).unwrap()).collect();
+    for stream in waiting {
+        stream.set_nonblocking(true).unwrap();
+        let answer = ask(TcpStream::from_std(stream).unwrap(), "stars").await.unwrap();
+        assert_eq!(answer, "west:stars");
+    }
+}
+
+#[tokio::test]
 async fn much_data_crosses_a_gateway_unharmed() {
     let border = border(Limits::default()).await;
     // More than pipes and socket buffers hold, in both directions at once.
