@@ -1,16 +1,21 @@
 //! Where configuration comes from: an API server of Kubernetes, or our own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
 use isthmus_kube::controllers::Which;
-use isthmus_kube::{Cluster, ConnectError};
-use isthmus_lifecycle::{Clock, TaskGroup};
+use isthmus_kube::{ApiError, Cluster, ConnectError};
+use isthmus_lifecycle::{Backoff, Clock, TaskGroup};
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::listener;
 use crate::standalone::Standalone;
+
+/// How long the API server may take to answer at all: both are perhaps being started.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The API server of this cluster.
 #[derive(Debug)]
@@ -47,7 +52,7 @@ impl Source {
             })?,
         };
         tracing::info!(server = cluster.server(), "reading Kubernetes' API server");
-        cluster.check().await.context("the API server of Kubernetes")?;
+        reach(&cluster).await.context("the API server of Kubernetes")?;
         Ok(Self::Kubernetes(cluster))
     }
 
@@ -84,6 +89,21 @@ impl Source {
                 None
             }
             Self::Kubernetes(_) => Some(pages),
+        }
+    }
+}
+
+/// Waits for the first answer. What will not change by waiting is told at once.
+async fn reach(cluster: &Cluster) -> Result<(), ApiError> {
+    let started = Instant::now();
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        match cluster.check().await {
+            Err(error) if error.is_transient() && started.elapsed() < PATIENCE => {
+                tracing::warn!(%error, "the API server does not answer yet");
+                backoff.wait().await;
+            }
+            outcome => return outcome,
         }
     }
 }

@@ -272,13 +272,16 @@ impl Cluster {
         Ok(found(self.list(of, namespace, labels).await)?.unwrap_or_default())
     }
 
-    /// Whether the server answers and knows us.
+    /// Whether the server answers and is ready: before that it may deny what it will allow.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not, or does not know us.
     pub async fn check(&self) -> Result<(), ApiError> {
-        let action = "asking for its version".to_string();
-        self.send(action, Method::GET, "/version", None, None).await.map(drop)
+        match self.raw_get("/readyz").await {
+            // Its administrators may keep that page to themselves.
+            Ok(_) | Err(ApiError::NotFound { .. } | ApiError::Forbidden { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Creates an object.

@@ -140,6 +140,12 @@ fn service(name: &str, target: Value) -> Value {
     })
 }
 
+/// A server that was started again needs a moment until it has addresses for Services.
+async fn create_service(admin: &Cluster, name: &str) {
+    until("the Service", || async { admin.create(Kind::Service, service(name, json!(9000))).await.ok() })
+        .await;
+}
+
 fn entry(name: &str) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
@@ -303,12 +309,16 @@ async fn a_plain_cluster_is_served_through_its_api_servers_death_and_kinds_insta
     shop(&admin).await;
     pod(&admin, "web-1", "web", "192.0.2.7").await;
     let site = Site::new(&Arc::new(MeshCa::new()), "east");
-    let plane = Plane::beside(site, &kubernetes.kubeconfig(), admin.clone(), &[]).await;
+    // Both are being started: the control plane waits for the API server.
+    kubernetes.kill_server();
+    let kubeconfig = kubernetes.kubeconfig();
+    let starting = Plane::beside(site, &kubeconfig, admin.clone(), &[]);
+    let (plane, ()) = tokio::join!(starting, async { kubernetes.revive_server() });
     // By token alone, as Istio's agents open their first stream.
     let bearer = token(&admin, "shop", "web", Some("istio-ca")).await;
     let channel = plane.stranger().await;
     let mut stream = Stream::open_with(&channel, &node("shop", "web", &[]), Some(&bearer)).await.unwrap();
-    admin.create(Kind::Service, service("web", json!(9000))).await.unwrap();
+    create_service(&admin, "web").await;
     stream.name(CLUSTER, |name| name == "outbound|80||web.shop.svc.cluster.local").await;
     let refused = Stream::open_with(&channel, &node("shop", "db", &[]), Some(&bearer)).await;
     assert_eq!(refused.map(|_| ()).unwrap_err().code(), Code::PermissionDenied);
@@ -329,10 +339,7 @@ async fn a_plain_cluster_is_served_through_its_api_servers_death_and_kinds_insta
     assert_eq!(unknown.map(|_| ()).unwrap_err().code(), Code::Unavailable);
     kubernetes.revive_server();
     answers(&admin).await;
-    until("the server to have addresses for Services again", || async {
-        admin.create(Kind::Service, service("db", json!(9000))).await.ok()
-    })
-    .await;
+    create_service(&admin, "db").await;
     for stream in [&mut stream, &mut second] {
         let db = |name: &str| name == "outbound|80||db.shop.svc.cluster.local";
         tokio::time::timeout(Duration::from_secs(60), stream.name(CLUSTER, db)).await.unwrap();
