@@ -30,8 +30,10 @@ use crate::wire::{ads, duration, number, sorted, transport_socket};
 /// Who dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Use {
-    /// A workload, or a gateway that originates: mutual TLS where the endpoint speaks it.
+    /// A workload: mutual TLS where the endpoint speaks it.
     Client,
+    /// A gateway that originates: as a workload, but nobody dialled its destination, so that endpoints must be known.
+    Origin,
     /// A gRPC client without a proxy: mutual TLS where a rule asks for it.
     Grpc,
     /// A gateway that passes TLS on: endpoints of its own network, never TLS of its own.
@@ -51,7 +53,7 @@ impl Target<'_> {
     /// `outbound|PORT|SUBSET|HOST`, or the server name for gateways that pass it on.
     pub(crate) fn name(&self) -> String {
         match self.usage {
-            Use::Client | Use::Grpc => {
+            Use::Client | Use::Origin | Use::Grpc => {
                 cluster_name(self.port.number, self.subset, self.service.service.host.as_str())
             }
             // server names have no case, and are compared in lower case
@@ -125,7 +127,7 @@ pub(crate) fn outbound(target: Target<'_>, rule: Option<&Rule>, endpoints: &[End
         }
     }
     secure(&mut cluster, target, &policy, endpoints);
-    if let Some(header) = policy.announce.filter(|_| target.usage == Use::Client) {
+    if let Some(header) = policy.announce.filter(|_| matches!(target.usage, Use::Client | Use::Origin)) {
         announce(&mut cluster, header);
     }
     let mut body = cluster.encode_to_vec();

@@ -100,7 +100,7 @@ impl Encoded {
         let cluster = self.clusters.get(key, || {
             let cluster = match target.usage {
                 Use::Grpc => grpc::cluster(target, inputs.rule.as_deref(), &inputs.endpoints),
-                Use::Client | Use::Passthrough => {
+                Use::Client | Use::Origin | Use::Passthrough => {
                     cluster::outbound(target, inputs.rule.as_deref(), &inputs.endpoints)
                 }
             };

@@ -147,9 +147,9 @@ fn is_mutual(
     port: u16,
 ) -> bool {
     match (policy.tls, target.usage) {
-        (Some(tls), Use::Client | Use::Grpc) => return tls.mode == ClientTlsMode::IstioMutual,
+        (Some(tls), Use::Client | Use::Origin | Use::Grpc) => return tls.mode == ClientTlsMode::IstioMutual,
         (None, Use::Grpc) => return false,
-        (_, Use::Client | Use::Passthrough) => {}
+        (_, Use::Client | Use::Origin | Use::Passthrough) => {}
     }
     if target.service.service.location == Location::MeshExternal || endpoint.tls != TlsMode::Istio {
         return false;

@@ -86,7 +86,7 @@ impl<'a> Builder<'a> {
                 any = true;
                 let inputs = self.inputs(&service);
                 let rule = inputs.rule.clone();
-                for target in targets(&service, rule.as_deref(), Use::Client) {
+                for target in targets(&service, rule.as_deref(), Use::Origin) {
                     if target.name() == name {
                         self.cluster(target, &inputs);
                     }

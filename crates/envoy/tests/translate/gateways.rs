@@ -278,3 +278,22 @@ fn a_gateway_with_both_families_listens_on_both() {
     );
     assert_eq!(addresses(&["fd00::1"]), ["::_15012 false", "::_15017 false", "::_15443 false"]);
 }
+
+#[test]
+fn a_gateway_knows_the_endpoints_of_what_its_clients_did_not_dial() {
+    let objects = "
+{apiVersion: v1, kind: Service, metadata: {name: db, namespace: a}, spec: {clusterIP: None, ports: [{name: tcp, port: 5432}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: db, namespace: a, labels: {kubernetes.io/service-name: db}}, addressType: IPv4, ports: [{name: tcp, port: 5432}], endpoints: [{addresses: [10.1.0.50]}]}
+---
+{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: door, namespace: a}, spec: {selector: {istio: eastwestgateway}, servers: [{port: {number: 5432, name: tcp, protocol: TCP}, hosts: ['*']}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: db, namespace: a}, spec: {hosts: ['*'], gateways: [door], tcp: [{route: [{destination: {host: db}}]}]}}
+";
+    let mut world = World::new("east", &[objects]);
+    let gateway = world.gateway("east");
+    let resources = world.resources(&gateway);
+    let name = "outbound|5432||db.a.svc.cluster.local";
+    assert_eq!(resources.clusters[name].eds_cluster_config.as_ref().unwrap().service_name, name);
+    assert_eq!(resources.hosts(name), ["0 10.1.0.50:5432 x1"]);
+}
