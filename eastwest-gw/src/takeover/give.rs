@@ -18,8 +18,10 @@ use super::{VERSION, socket};
 
 /// Time for the new process to become ready, in all.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Time for what only one process may do to come to its end.
+/// Time for what only one process may do to come to its end, and to say so.
 const DUTIES: Duration = Duration::from_secs(5);
+/// Pause when the process has no descriptor left for one more connection.
+const EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// Everything that is handed over.
 pub(crate) struct Estate {
@@ -59,12 +61,20 @@ impl Giver {
                 () = stop.stopping() => return false,
                 accepted = self.listener.accept() => accepted,
             };
-            let given = async {
-                let (stream, _) = accepted?;
-                give(stream, &estate).await
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept who asks to take over, trying again");
+                    tokio::time::sleep(EXHAUSTED).await;
+                    continue;
+                }
             };
-            match tokio::time::timeout(PATIENCE, given).await {
-                Ok(Ok(())) => return true,
+            match tokio::time::timeout(PATIENCE, offer(stream, &estate)).await {
+                Ok(Ok(stream)) => {
+                    // There is no way back, and no limit of time from here on but those of the steps.
+                    leave(stream, &estate).await;
+                    return true;
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(error = format!("{error:#}"), "not taken over, serving on");
                 }
@@ -74,7 +84,8 @@ impl Giver {
     }
 }
 
-async fn give(mut stream: UnixStream, estate: &Estate) -> anyhow::Result<()> {
+/// Hands everything over. Returns when the new process is ready.
+async fn offer(mut stream: UnixStream, estate: &Estate) -> anyhow::Result<UnixStream> {
     let peer = rustix::net::sockopt::socket_peercred(&stream).context("who asks")?;
     anyhow::ensure!(
         peer.uid == rustix::process::geteuid(),
@@ -104,10 +115,13 @@ async fn give(mut stream: UnixStream, estate: &Estate) -> anyhow::Result<()> {
     }
     send(&mut stream, &Message::Whole, None).await?;
     match receive(&mut stream).await?.0 {
-        Message::Ready => {}
+        Message::Ready => Ok(stream),
         other => anyhow::bail!("{other:?} where readiness belongs"),
     }
-    // From here on there is no way back: the new process serves whatever becomes of this one.
+}
+
+/// Leaves everything to the new process, which serves from now on, whatever becomes of this one.
+async fn leave(mut stream: UnixStream, estate: &Estate) {
     estate.duties.drain().refuse();
     if tokio::time::timeout(DUTIES, estate.duties.finished()).await.is_err() {
         estate.duties.drain().immediate();
@@ -115,10 +129,13 @@ async fn give(mut stream: UnixStream, estate: &Estate) -> anyhow::Result<()> {
     estate.data.leave();
     estate.serving.drain().immediate();
     estate.proxy.leave();
-    if let Err(error) = send(&mut stream, &Message::Stopped, None).await {
-        tracing::warn!(%error, "the new process does not hear that this one has stopped accepting");
+    match tokio::time::timeout(DUTIES, send(&mut stream, &Message::Stopped, None)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the new process does not hear that this one has stopped accepting");
+        }
+        Err(_) => tracing::warn!("the new process does not listen to this one any longer"),
     }
-    Ok(())
 }
 
 fn owner_only(path: &Path) -> io::Result<()> {
