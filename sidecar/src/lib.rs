@@ -122,8 +122,9 @@ async fn beside(
     }
     tracing::info!(command = %args.command.join(" "), "ready, starting the workload");
     let bootstrap = isthmus_agent::grpc::bootstrap_file(&args.data_dir);
-    let environment = [("GRPC_XDS_BOOTSTRAP", bootstrap.as_path())];
-    let mut child = Child::start(wrapper, &args.command, &environment, alive)?;
+    let bootstrap = Some(bootstrap).filter(|bootstrap| bootstrap.exists());
+    let environment = bootstrap.as_deref().map(|bootstrap| ("GRPC_XDS_BOOTSTRAP", bootstrap));
+    let mut child = Child::start(wrapper, &args.command, environment.as_slice(), alive)?;
     loop {
         let asked = tokio::select! {
             ended = child.ended() => return Ok(ended?),

@@ -198,7 +198,10 @@ impl Agent {
             cache,
             readiness: resources.clone(),
         };
-        grpc::serve(&enrolled.data, node.clone(), &enrolled.connector, &group)?;
+        if let Err(error) = grpc::serve(&enrolled.data, node.clone(), &enrolled.connector, &group) {
+            // The workload's own connections do not need it.
+            tracing::warn!(%error, "gRPC clients without a proxy are not served");
+        }
         let discovery = discovery::start(node, &membership.cluster, &enrolled.connector, sinks, &group);
         dns.run(&group);
         carrier.run(&readiness, &discovery.stream, &group);

@@ -35,7 +35,7 @@ pub(crate) const BOOTSTRAP: &str = "grpc-bootstrap.json";
 /// What the agent's own stream does, and a client's must not do again.
 const OWN: [&str; 4] = ["ISTHMUS_REGISTER", "AUTO_REGISTER_GROUP", "HEALTH_CHECKED", "ISTHMUS_ON_DEMAND"];
 
-/// Where `GRPC_XDS_BOOTSTRAP` must point for clients beside an agent with this data directory.
+/// Where `GRPC_XDS_BOOTSTRAP` must point for clients beside an agent with this data directory, if the file is there: see [`serve`].
 #[must_use]
 pub fn bootstrap_file(data_dir: &Path) -> PathBuf {
     absolute(data_dir).join(BOOTSTRAP)
@@ -44,8 +44,16 @@ pub fn bootstrap_file(data_dir: &Path) -> PathBuf {
 /// Listens on `DATA/sockets/grpc` (0600) until the group stops, and writes the bootstrap.
 ///
 /// # Errors
-/// When a file or the socket cannot be made.
+/// When a file or the socket cannot be made (a data directory with a long name: a socket's may have 107 bytes). There is no
+/// bootstrap then, not even an earlier run's.
 pub fn serve(data: &DataDir, node: Node, connector: &Connector, group: &TaskGroup) -> Result<(), DataError> {
+    let path = data.file(BOOTSTRAP);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(DataError::Io { path, source });
+        }
+        _ => {}
+    }
     let node = client_node(node);
     let socket = Socket::bind(data, "grpc", None)?;
     data.write(BOOTSTRAP, bootstrap(&node, socket.path(), &data.identity()).as_bytes())?;
