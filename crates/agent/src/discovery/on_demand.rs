@@ -104,8 +104,8 @@ impl OnDemand {
         let mut state = self.state.lock();
         former.retain(|name| !state.is_named(name) && !state.wanted.contains(name));
         state.awaited.retain(|name| !former.contains(name));
-        drop(state);
         let former: Vec<_> = former.into_iter().collect();
+        // Under the lock, so that it does not undo what is asked for anew.
         self.leave(&former);
         former
     }
