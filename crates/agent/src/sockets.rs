@@ -7,6 +7,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -17,6 +18,8 @@ use crate::data::{DataDir, DataError};
 
 /// Bytes of one client's requests that wait for being served.
 const PASSED_ON: usize = 32 * 1024;
+/// Pause when the process has no descriptor left for one more connection.
+const EXHAUSTED: Duration = Duration::from_millis(50);
 /// The folder of all sockets.
 pub const FOLDER: &str = "sockets";
 
@@ -84,7 +87,8 @@ impl Socket {
                 let stream = match accepted {
                     Ok((stream, _)) => stream,
                     Err(error) => {
-                        tracing::warn!(socket = %self.path.display(), %error, "connection lost before it was accepted");
+                        tracing::warn!(socket = %self.path.display(), %error, "cannot accept, trying again");
+                        tokio::time::sleep(EXHAUSTED).await;
                         continue;
                     }
                 };
@@ -98,13 +102,20 @@ impl Socket {
                     server.timer(TokioTimer::new()).max_concurrent_streams(256);
                     let (from, to) = stream.into_split();
                     let (requests, passed_on) = tokio::io::simplex(PASSED_ON);
-                    let serving = server.serve_connection(TokioIo::new(tokio::io::join(requests, to)), service);
+                    let serving =
+                        server.serve_connection(TokioIo::new(tokio::io::join(requests, to)), service);
+                    let passing = async {
+                        if let Err(error) = authority::pass(from, passed_on).await {
+                            tracing::debug!(%error, "a local client is not heard any longer");
+                        }
+                        // The server has heard of the end, and ends what it answers.
+                        std::future::pending::<()>().await;
+                    };
                     tokio::select! {
                         () = cut.cut() => {}
-                        (passed, served) = async { tokio::join!(authority::pass(from, passed_on), serving) } => {
-                            let ended = passed.map_err(Box::from).and(served.map_err(Into::into));
-                            let ended: Result<(), Box<dyn std::error::Error + Send + Sync>> = ended;
-                            if let Err(error) = ended {
+                        () = passing => {}
+                        served = serving => {
+                            if let Err(error) = served {
                                 tracing::debug!(%error, "a local client's connection ended");
                             }
                         }

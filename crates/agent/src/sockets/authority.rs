@@ -16,6 +16,9 @@ const HEADER: usize = 9;
 /// Largest frame that a client may send to a server with default settings.
 const MAX_FRAME: usize = 16_384;
 
+/// Largest table of header fields that is kept for a client, in octets (RFC 9113, section 6.5.2: the default).
+const TABLE: usize = 4096;
+
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 0x1;
@@ -23,7 +26,7 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// Passes on what a client sends, until it ends.
+/// Passes on what a client sends, until it ends. The server hears of every end: otherwise it would wait for more.
 ///
 /// # Errors
 /// When a side fails, or the client does not keep to HTTP/2.
@@ -31,18 +34,26 @@ pub(super) async fn pass(
     mut client: impl AsyncRead + Unpin,
     mut server: impl AsyncWrite + Unpin,
 ) -> io::Result<()> {
+    let passed = pass_frames(&mut client, &mut server).await;
+    passed.and(server.shutdown().await)
+}
+
+async fn pass_frames(
+    client: &mut (impl AsyncRead + Unpin),
+    server: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
     let mut preface = [0; PREFACE];
     client.read_exact(&mut preface).await?;
     server.write_all(&preface).await?;
-    let (mut decoder, mut encoder) = (Decoder::new(), Encoder::new());
+    let (mut decoder, mut encoder) = (decoder(), Encoder::new());
     let mut payload = Vec::with_capacity(1024);
     loop {
         let mut header = [0; HEADER];
         match client.read_exact(&mut header).await {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return server.shutdown().await,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             outcome => outcome?,
         };
-        read_payload(&mut client, &header, &mut payload).await?;
+        read_payload(client, &header, &mut payload).await?;
         if header[3] != HEADERS {
             server.write_all(&header).await?;
             server.write_all(&payload).await?;
@@ -53,7 +64,7 @@ pub(super) async fn pass(
         while flags & END_HEADERS == 0 {
             let mut more = [0; HEADER];
             client.read_exact(&mut more).await?;
-            read_payload(&mut client, &more, &mut payload).await?;
+            read_payload(client, &more, &mut payload).await?;
             if more[3] != CONTINUATION || block.len() + payload.len() > MAX_FRAME {
                 return Err(invalid("a header block is too long or interrupted"));
             }
@@ -99,6 +110,13 @@ fn block(payload: &[u8], flags: u8) -> io::Result<&[u8]> {
     payload.get(start..end).ok_or_else(|| invalid("a frame is shorter than its padding"))
 }
 
+/// With the table that a client may have before a server's settings say otherwise, which ours do not.
+fn decoder() -> Decoder<'static> {
+    let mut decoder = Decoder::new();
+    decoder.set_max_allowed_table_size(TABLE);
+    decoder
+}
+
 fn rewrite(decoder: &mut Decoder<'_>, encoder: &mut Encoder<'_>, block: &[u8]) -> io::Result<Vec<u8>> {
     let fields = decoder.decode(block).map_err(|_| invalid("a header block does not decode"))?;
     let fields = fields.iter().map(|(name, value)| match &name[..] {
@@ -112,4 +130,18 @@ fn rewrite(decoder: &mut Decoder<'_>, encoder: &mut Encoder<'_>, block: &[u8]) -
 
 fn invalid(problem: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("a gRPC client does not keep to HTTP/2: {problem}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_gets_no_larger_table_than_the_servers_settings_allow() {
+        // RFC 7541, section 6.3: a new size of 4096, and of 4097.
+        let indexed_get = 0x82;
+        let sized = |low: u8| rewrite(&mut decoder(), &mut Encoder::new(), &[0x3f, low, 0x1f, indexed_get]);
+        assert!(sized(0xe1).is_ok());
+        assert!(sized(0xe2).is_err());
+    }
 }
