@@ -167,7 +167,8 @@ impl DataDir {
         for folder in [self.identity(), self.file(crate::sockets::FOLDER), self.file(crate::envoy::FOLDER)] {
             gone(fs::remove_dir_all(&folder), folder)?;
         }
-        for name in [crate::state::FILE, crate::cache::FILE, crate::grpc::BOOTSTRAP] {
+        let files = [crate::state::FILE, crate::cache::FILE, crate::grpc::BOOTSTRAP, crate::envoy::BOOTSTRAP];
+        for name in files {
             gone(fs::remove_file(self.file(name)), self.file(name))?;
         }
         Ok(())

@@ -7,6 +7,7 @@ use isthmus_proxy::{Proxy, Rejection};
 use serde_json::{Value, json};
 
 use crate::envoy::Envoy;
+use crate::mirror::Mirror;
 
 /// One of the two. Cheap to clone.
 #[derive(Clone)]
@@ -24,12 +25,25 @@ impl From<Proxy> for DataPath {
 }
 
 impl DataPath {
+    /// Makes ready what taking in these resources needs and what may take its time.
+    pub async fn prepare(&self, url: &str, bodies: impl IntoIterator<Item = &Bytes>) {
+        if let Self::Envoy(envoy) = self {
+            envoy.prepare(url, bodies).await;
+        }
+    }
+
     /// Takes in a change of one type. Returns what cannot be used: what was in force under its name stays in force.
     pub fn apply(&self, url: &str, upserts: Vec<(Arc<str>, Bytes)>, removed: &[Arc<str>]) -> Vec<Rejection> {
         match self {
             Self::Isthmus(proxy) => proxy.apply(url, upserts, removed),
             Self::Envoy(envoy) => envoy.apply(url, upserts, removed),
         }
+    }
+
+    /// Whether it writes what it accepts of a type to the last-good cache itself: of an Envoy nobody knows before it says so.
+    #[must_use]
+    pub fn remembers(&self, url: &str) -> bool {
+        matches!(self, Self::Envoy(_)) && Mirror::holds(url)
     }
 
     /// Listeners as JSON.

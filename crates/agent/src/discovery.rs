@@ -307,6 +307,7 @@ impl Handler for Feed {
                 body: bytes::Bytes::copy_from_slice(&upsert.body),
             })
             .collect();
+        self.sinks.proxy.prepare(&url, upserts.iter().map(|entry| &entry.body)).await;
         let rejections = self.take(&url, &upserts, &removed);
         let refused: BTreeSet<&str> = rejections.iter().map(|rejection| &*rejection.name).collect();
         let mut accepted: Vec<Entry> =
@@ -317,7 +318,9 @@ impl Handler for Feed {
             self.sinks.proxy.apply(&url, Vec::new(), &unwanted);
             accepted.retain(|entry| !unwanted.iter().any(|name| **name == *entry.name));
         }
-        self.sinks.cache.change(&url, accepted, &removed);
+        if !self.sinks.proxy.remembers(&url) {
+            self.sinks.cache.change(&url, accepted, &removed);
+        }
         self.arrived(&url);
         rejections
     }

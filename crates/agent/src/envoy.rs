@@ -40,8 +40,10 @@ pub use process::State;
 
 /// Time for `envoy --version`.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Folder of its files below the data directory.
+/// Its own folder below the data directory, where it may write.
 pub(crate) const FOLDER: &str = "envoy";
+/// Its bootstrap, beside that folder: where it may write, it could lead us to another file, which we would then give it.
+pub(crate) const BOOTSTRAP: &str = "envoy-bootstrap.json";
 
 /// How Envoy is run.
 #[derive(Debug, Clone)]
@@ -133,15 +135,15 @@ impl Prepared {
             resolver,
             connections: isthmus_proxy::Limits::default().connections,
         };
-        let file = format!("{FOLDER}/bootstrap.json");
-        data.write(&file, bootstrap.json().as_bytes())?;
-        let file = absolute(&data.file(&file));
+        data.write(BOOTSTRAP, bootstrap.json().as_bytes())?;
+        let file = absolute(&data.file(BOOTSTRAP));
         if let Some(user) = config.user {
             std::os::unix::fs::chown(&file, Some(user), None)
                 .map_err(|source| DataError::Io { path: file.clone(), source })?;
         }
         tracing::info!(program = %config.program.display(), %version, bootstrap = %file.display(), "Envoy is the proxy");
         let (state, seen) = watch::channel(State::Starting);
+        let last_good = cache.entries(type_url::CLUSTER);
         let envoy = Envoy {
             mirror: Mirror::new(cache),
             secrets: Secrets::new(identity.clone()),
@@ -149,6 +151,7 @@ impl Prepared {
             version,
             state: seen,
         };
+        envoy.prepare(type_url::CLUSTER, last_good.iter().map(|entry| &entry.body)).await;
         Ok(Self { envoy, launch: process::Launch { config, bootstrap: file }, state, sockets })
     }
 
@@ -194,7 +197,18 @@ impl Envoy {
             upserts.retain(usable);
         }
         self.mirror.apply(url, &upserts, removed);
+        if url == type_url::CLUSTER {
+            let touched = upserts.iter().map(|(name, _)| name).chain(removed);
+            self.secrets.keep(self.mirror.forms(url, touched));
+        }
         rejections
+    }
+
+    /// Reads the files that resources name, so that [`Envoy::apply`] finds them.
+    pub(crate) async fn prepare(&self, url: &str, bodies: impl IntoIterator<Item = &Bytes>) {
+        if url == type_url::CLUSTER {
+            self.secrets.fetch(bodies).await;
+        }
     }
 
     /// Tells the control plane what Envoy refuses, as it does.

@@ -1,9 +1,9 @@
 //! What the control plane sent, as the view of an Envoy beside this agent.
 //!
-//! The agent alone speaks to the control plane. What it was sent is kept here and on disk, so that Envoy can come, go and restart with
-//! every control plane gone. What Envoy refuses goes back to the form that it had accepted.
+//! The agent alone speaks to the control plane. What it was sent is kept here, and on disk once Envoy has accepted it, so that Envoy
+//! can come, go and restart with every control plane gone. What Envoy refuses by name goes back to the form that it had accepted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +17,9 @@ use crate::cache::{Entry, ResourceCache};
 
 /// Types that are passed on. A type that never came is unknown, which is not the same as empty: it is not served.
 const TYPES: [&str; 4] = [type_url::CLUSTER, type_url::ENDPOINTS, type_url::LISTENER, type_url::ROUTE];
+
+/// Forms of one resource that wait for Envoy's word; of more the oldest is forgotten.
+const FORMS: usize = 8;
 
 /// The resources of one Envoy. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,8 +46,25 @@ struct State {
 struct Kind {
     now: BTreeMap<Arc<str>, Resource>,
     set: Arc<ResourceSet>,
-    /// What each name that changed since the last acceptance was before, and the version of its last change.
-    before: BTreeMap<Arc<str>, (u64, Option<Resource>)>,
+    /// Names whose newest form was not accepted yet.
+    pending: BTreeMap<Arc<str>, Pending>,
+}
+
+/// What became of a name since Envoy last accepted it.
+#[derive(Debug)]
+struct Pending {
+    /// The form that it accepted; none when it had none.
+    good: Option<Resource>,
+    /// Those since, each with the version of the view that had it first. The last one is in force.
+    forms: VecDeque<(u64, Option<Resource>)>,
+}
+
+impl Pending {
+    /// Forgets the forms up to this version. Returns the last of them: the one that was sent with it.
+    fn settle(&mut self, version: u64) -> Option<Option<Resource>> {
+        let newer = self.forms.partition_point(|(since, _)| *since <= version);
+        self.forms.drain(..newer).next_back().map(|(_, form)| form)
+    }
 }
 
 /// What Envoy refused, until it accepts something newer in its place.
@@ -59,7 +79,7 @@ pub struct Refusal {
 }
 
 impl Mirror {
-    /// Nothing yet. What is refused is taken out of `cache` too.
+    /// Nothing yet. What Envoy accepts goes to `cache`, what it refuses leaves it.
     #[must_use]
     pub fn new(cache: ResourceCache) -> Self {
         Self(Arc::new(Shared {
@@ -70,6 +90,12 @@ impl Mirror {
         }))
     }
 
+    /// Whether a type is Envoy's.
+    #[must_use]
+    pub fn holds(type_url: &str) -> bool {
+        known(type_url).is_some()
+    }
+
     /// Takes in a change of one type; types that are not Envoy's are passed over.
     pub fn apply(&self, type_url: &str, upserts: &[(Arc<str>, Bytes)], removed: &[Arc<str>]) {
         let Some(url) = known(type_url) else { return };
@@ -78,12 +104,10 @@ impl Mirror {
         let version = state.version;
         let kind = state.types.entry(url).or_default();
         for name in removed {
-            let old = kind.now.remove(name);
-            kind.changed(name, version, old);
+            kind.change(name, version, None);
         }
         for (name, body) in upserts {
-            let old = kind.now.insert(Arc::clone(name), Resource::new(Arc::clone(name), body.clone()));
-            kind.changed(name, version, old);
+            kind.change(name, version, Some(Resource::new(Arc::clone(name), body.clone())));
         }
         self.publish(&mut state, url);
         drop(state);
@@ -96,6 +120,24 @@ impl Mirror {
                 .retain(|name| !removed.contains(name) && !upserts.iter().any(|(new, _)| new == name));
             refusal.names.len() < before
         });
+    }
+
+    /// What these names are, and what they may go back to.
+    pub(crate) fn forms<'a>(
+        &self,
+        type_url: &str,
+        names: impl IntoIterator<Item = &'a Arc<str>>,
+    ) -> Vec<(Arc<str>, Vec<Bytes>)> {
+        let state = self.0.state.lock();
+        let Some(kind) = state.types.get(type_url) else { return Vec::new() };
+        let forms = |name| {
+            let pending = kind.pending.get(name).into_iter();
+            let earlier = pending.flat_map(|one| {
+                one.good.iter().chain(one.forms.iter().filter_map(|(_, form)| form.as_ref()))
+            });
+            earlier.chain(kind.now.get(name)).map(|resource| resource.body.clone()).collect()
+        };
+        names.into_iter().map(|name| (Arc::clone(name), forms(name))).collect()
     }
 
     /// The newest view, and those after it.
@@ -120,13 +162,26 @@ impl Mirror {
 }
 
 impl Kind {
-    fn changed(&mut self, name: &Arc<str>, version: u64, old: Option<Resource>) {
-        self.before.entry(Arc::clone(name)).or_insert((version, old)).0 = version;
+    fn change(&mut self, name: &Arc<str>, version: u64, new: Option<Resource>) {
+        let old = match &new {
+            Some(new) => self.now.insert(Arc::clone(name), new.clone()),
+            None => self.now.remove(name),
+        };
+        // Of what stays as it is nothing is sent, so that no word would ever come.
+        if old.as_ref().map(|old| &old.body) == new.as_ref().map(|new| &new.body) {
+            return;
+        }
+        let unseen = || Pending { good: old, forms: VecDeque::new() };
+        let forms = &mut self.pending.entry(Arc::clone(name)).or_insert_with(unseen).forms;
+        forms.push_back((version, new));
+        if forms.len() > FORMS {
+            forms.pop_front();
+        }
     }
 
     /// Puts a name back to what it was when it was last accepted. Returns what that is.
     fn put_back(&mut self, name: &Arc<str>) -> Option<Resource> {
-        let good = self.before.remove(name).and_then(|(_, good)| good);
+        let good = self.pending.remove(name).and_then(|pending| pending.good);
         match &good {
             Some(good) => drop(self.now.insert(Arc::clone(name), good.clone())),
             None => drop(self.now.remove(name)),
@@ -139,7 +194,19 @@ impl StreamEvents for Mirror {
     fn accepted(&self, type_url: &str, version: u64) {
         let Some(url) = known(type_url) else { return };
         if let Some(kind) = self.0.state.lock().types.get_mut(url) {
-            kind.before.retain(|_, (changed, _)| *changed > version);
+            let (mut kept, mut gone) = (Vec::new(), Vec::new());
+            kind.pending.retain(|name, pending| {
+                let Some(form) = pending.settle(version) else { return true };
+                match &form {
+                    Some(form) => kept.push(entry(form)),
+                    None => gone.push(Arc::clone(name)),
+                }
+                pending.good = form;
+                !pending.forms.is_empty()
+            });
+            if !kept.is_empty() || !gone.is_empty() {
+                self.0.cache.change(url, kept, &gone);
+            }
         }
         self.0.refusals.send_if_modified(|refusals| {
             // What was put back is accepted, and is still not what the control plane wants.
@@ -152,9 +219,14 @@ impl StreamEvents for Mirror {
         let Some(url) = known(type_url) else { return };
         let mut state = self.0.state.lock();
         let kind = state.types.entry(url).or_default();
-        let meant = |(name, (changed, _)): &(&Arc<str>, &(u64, _))| *changed <= version && says(error, name);
-        let named: Vec<Arc<str>> =
-            kind.before.iter().filter(meant).map(|(name, _)| Arc::clone(name)).collect();
+        let mut named = Vec::new();
+        for (name, pending) in kind.pending.iter_mut().filter(|(name, _)| says(error, name)) {
+            pending.settle(version);
+            // One that has changed since is heard of again.
+            if pending.forms.is_empty() {
+                named.push(Arc::clone(name));
+            }
+        }
         for name in &named {
             match kind.put_back(name) {
                 Some(good) => self.0.cache.change(url, vec![entry(&good)], &[]),
@@ -230,18 +302,40 @@ mod tests {
         mirror.apply(url, &[body("a|b", "2"), body("a|bc", "2"), body("new", "2")], &[]);
         // Two bad forms in a row: the last good is older than both.
         mirror.apply(url, &[body("a|b", "3")], &[]);
-        cache.change(url, vec![kept("a|b", "3"), kept("a|bc", "2"), kept("new", "2")], &[]);
         mirror.refused(url, 3, "Error adding/updating cluster(s) a|b: bad, new: bad too");
         let found = [("a|b".to_string(), Bytes::from("1")), ("a|bc".to_string(), Bytes::from("2"))];
         assert_eq!(seen(&mirror, url), found);
-        assert_eq!(cache.entries(url), [kept("a|b", "1"), kept("a|bc", "2")]);
+        assert_eq!(cache.entries(url), [kept("a|b", "1"), kept("a|bc", "1")]);
         let refusal = mirror.refusals().borrow()[url].clone();
         assert_eq!(refusal.names, ["a|b".into(), "new".into()]);
         // It stands until something else is tried under those names.
         mirror.accepted(url, 4);
+        assert_eq!(cache.entries(url), [kept("a|b", "1"), kept("a|bc", "2")]);
         mirror.apply(url, &[body("a|b", "4")], &["new".into()]);
         mirror.accepted(url, 5);
         assert!(mirror.refusals().borrow().is_empty());
+    }
+
+    #[test]
+    fn the_disk_has_what_envoy_has_accepted_and_nothing_else() {
+        let (_data, cache, mirror) = mirror();
+        let url = type_url::CLUSTER;
+        mirror.apply(url, &[body("a", "1")], &[]);
+        mirror.apply(url, &[body("a", "1"), body("b", "1")], &[]);
+        assert!(cache.is_empty());
+        // The word on the first form comes when the second is under way, and the word on that names it.
+        mirror.accepted(url, 1);
+        mirror.apply(url, &[body("a", "2")], &[]);
+        mirror.accepted(url, 3);
+        assert_eq!(cache.entries(url), [kept("a", "2"), kept("b", "1")]);
+        mirror.apply(url, &[body("a", "3")], &["b".into()]);
+        mirror.apply(url, &[body("a", "4")], &[]);
+        assert_eq!(cache.entries(url), [kept("a", "2"), kept("b", "1")]);
+        mirror.accepted(url, 4);
+        assert_eq!(cache.entries(url), [kept("a", "3")]);
+        mirror.refused(url, 5, "a: bad");
+        assert_eq!(seen(&mirror, url), [("a".to_string(), Bytes::from("3"))]);
+        assert_eq!(cache.entries(url), [kept("a", "3")]);
     }
 
     #[test]

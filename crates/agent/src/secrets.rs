@@ -1,12 +1,14 @@
 //! Secrets for the proxy beside this agent, in memory alone: this workload's key and certificate as `default`, the mesh's roots as
 //! `ROOTCA`, and what clusters name by file (Istio's `file-cert:CHAIN~KEY` and `file-root:FILE`).
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod file;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
@@ -28,23 +30,26 @@ const OWN: &str = "default";
 const ROOTS: &str = "ROOTCA";
 /// Files are looked at this often.
 const GLANCE: Duration = Duration::from_secs(10);
-/// Where systems keep the roots of the public web.
-const SYSTEM_ROOTS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// The secrets of one agent. Cheap to clone.
 #[derive(Clone)]
 pub struct Secrets(Arc<Shared>);
 
 struct Shared {
     identity: Identity,
-    /// What clusters name by file, as last read.
-    files: Mutex<BTreeMap<Arc<str>, tls::Secret>>,
+    named: Mutex<Named>,
+    reader: file::Reader,
     views: watch::Sender<Arc<View>>,
+}
+
+/// What clusters name by file.
+#[derive(Default)]
+struct Named {
+    /// As last read.
+    secrets: BTreeMap<Arc<str>, tls::Secret>,
+    /// Which are wanted, by cluster.
+    by_cluster: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Why some could not be read at the last attempt.
+    problems: BTreeMap<Arc<str>, String>,
 }
 
 impl Secrets {
@@ -53,7 +58,8 @@ impl Secrets {
     pub fn new(identity: Identity) -> Self {
         let secrets = Self(Arc::new(Shared {
             identity,
-            files: Mutex::default(),
+            named: Mutex::default(),
+            reader: file::Reader::default(),
             views: watch::Sender::new(Arc::default()),
         }));
         secrets.publish();
@@ -71,44 +77,111 @@ impl Secrets {
         let mut changes = self.0.identity.changes();
         // What happened between the first publication and now.
         self.publish();
+        // Of its own: a file that does not answer keeps nothing else waiting.
+        let files = self.follow_files();
+        tokio::pin!(files);
         loop {
             tokio::select! {
                 biased; // the last secrets stay
                 () = stop.cut() => return,
                 changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(GLANCE) => if !self.read_again() { continue },
+                () = &mut files => return,
             }
             self.publish();
         }
     }
 
-    /// Makes sure that the secrets of a cluster are here.
+    async fn follow_files(&self) {
+        loop {
+            tokio::time::sleep(GLANCE).await;
+            if self.read_again().await {
+                self.publish();
+            }
+        }
+    }
+
+    /// Reads what these clusters name by file, unless it is here. What cannot be read is told by [`Secrets::provide`].
+    pub async fn fetch(&self, clusters: impl IntoIterator<Item = &Bytes>) {
+        let mut missing: BTreeSet<Arc<str>> = clusters.into_iter().flat_map(files_of).collect();
+        {
+            let mut named = self.0.named.lock();
+            named.problems.clear();
+            missing.retain(|name| !named.secrets.contains_key(name));
+        }
+        if missing.is_empty() {
+            return;
+        }
+        let reading = missing.into_iter().map(|name| async move { (self.0.reader.read(&name).await, name) });
+        let read = futures::future::join_all(reading).await;
+        let mut named = self.0.named.lock();
+        for (outcome, name) in read {
+            match outcome {
+                Ok(secret) => drop(named.secrets.insert(name, secret)),
+                Err(problem) => drop(named.problems.insert(name, problem)),
+            }
+        }
+        drop(named);
+        self.publish();
+    }
+
+    /// Makes sure that the secrets of a cluster are here: those in files were fetched before.
     ///
     /// # Errors
     /// Which are not, and why: a proxy would wait for them for ever.
     pub fn provide(&self, cluster: &Cluster) -> Result<(), String> {
-        let mut found = false;
+        let named = self.0.named.lock();
         for name in names(cluster)? {
-            if [OWN, ROOTS].contains(&&*name) || self.0.files.lock().contains_key(&*name) {
+            if [OWN, ROOTS].contains(&&*name) || named.secrets.contains_key(&*name) {
                 continue;
             }
-            let secret = read(&name)?;
-            self.0.files.lock().insert(name.into(), secret);
-            found = true;
-        }
-        if found {
-            self.publish();
+            return Err(match named.problems.get(&*name) {
+                Some(problem) => problem.clone(),
+                None => {
+                    format!("secret {name} is not held here: a workload has its own certificate and files")
+                }
+            });
         }
         Ok(())
     }
 
+    /// Clusters are now what they are in these forms: in force, or what they may go back to. Files that none names any longer are
+    /// forgotten.
+    pub(crate) fn keep(&self, clusters: impl IntoIterator<Item = (Arc<str>, Vec<Bytes>)>) {
+        let mut named = self.0.named.lock();
+        for (cluster, forms) in clusters {
+            let files: BTreeSet<Arc<str>> = forms.iter().flat_map(files_of).collect();
+            if files.is_empty() {
+                named.by_cluster.remove(&cluster);
+            } else {
+                named.by_cluster.insert(cluster, files);
+            }
+        }
+        let Named { secrets, by_cluster, .. } = &mut *named;
+        let before = secrets.len();
+        if before > 0 {
+            let wanted: BTreeSet<&Arc<str>> = by_cluster.values().flatten().collect();
+            secrets.retain(|name, _| wanted.contains(name));
+        }
+        let changed = secrets.len() < before;
+        drop(named);
+        if changed {
+            self.publish();
+        }
+    }
+
     /// Reads the files once more; one that cannot be read stays as it was. Whether anything changed.
-    fn read_again(&self) -> bool {
-        let mut files = self.0.files.lock();
+    async fn read_again(&self) -> bool {
+        let names: Vec<Arc<str>> = self.0.named.lock().secrets.keys().cloned().collect();
         let mut changed = false;
-        for (name, known) in files.iter_mut() {
-            match read(name) {
-                Ok(secret) => changed |= std::mem::replace(known, secret.clone()) != secret,
+        for name in names {
+            match self.0.reader.read(&name).await {
+                Ok(secret) => {
+                    // It may have been forgotten meanwhile.
+                    if let Some(known) = self.0.named.lock().secrets.get_mut(&name) {
+                        changed |= *known != secret;
+                        *known = secret;
+                    }
+                }
                 Err(error) => tracing::warn!(%error, "the last good stays"),
             }
         }
@@ -116,8 +189,16 @@ impl Secrets {
     }
 
     fn publish(&self) {
+        self.0.views.send_modify(|view| {
+            // Gathered within: what is older must not come after what is newer.
+            let set = Arc::new(self.gather());
+            *view = Arc::new(View { version: view.version + 1, sets: vec![(type_url::SECRET, set)] });
+        });
+    }
+
+    fn gather(&self) -> ResourceSet {
         let snapshot = self.0.identity.snapshot();
-        let mut secrets: Vec<tls::Secret> = self.0.files.lock().values().cloned().collect();
+        let mut secrets: Vec<tls::Secret> = self.0.named.lock().secrets.values().cloned().collect();
         secrets.push(roots(ROOTS, snapshot.trust.roots_pem().as_bytes().to_vec()));
         if let Some(leaf) = &snapshot.leaf {
             let chain: String = leaf.chain().iter().map(|der| pem("CERTIFICATE", der)).collect();
@@ -130,10 +211,7 @@ impl Secrets {
             secrets.push(pair(OWN, chain.into_bytes(), key.into_bytes()));
         }
         let resource = |secret: &tls::Secret| Resource::new(&*secret.name, secret.encode_to_vec().into());
-        let set = Arc::new(ResourceSet::new(secrets.iter().map(resource).collect()));
-        self.0.views.send_modify(|view| {
-            *view = Arc::new(View { version: view.version + 1, sets: vec![(type_url::SECRET, set)] });
-        });
+        ResourceSet::new(secrets.iter().map(resource).collect())
     }
 }
 
@@ -171,22 +249,15 @@ fn pem(kind: &str, der: &[u8]) -> String {
     text + &format!("-----END {kind}-----\n")
 }
 
-/// Reads a secret that is named by file.
-fn read(name: &str) -> Result<tls::Secret, String> {
-    let file = |path: &str| std::fs::read(path).map_err(|error| format!("secret {name}: {path}: {error}"));
-    if let Some(path) = name.strip_prefix("file-root:") {
-        let system = || SYSTEM_ROOTS.into_iter().find(|path| Path::new(path).exists());
-        let path = if path == "system" {
-            system().ok_or_else(|| format!("secret {name}: this system has no roots of the public web"))?
-        } else {
-            path
-        };
-        return Ok(roots(name, file(path)?));
+/// The files that an encoded cluster asks for; most ask for none, and are not decoded.
+fn files_of(body: &Bytes) -> Vec<Arc<str>> {
+    if !body.windows(file::PREFIX.len()).any(|part| part == file::PREFIX.as_bytes()) {
+        return Vec::new();
     }
-    if let Some((chain, key)) = name.strip_prefix("file-cert:").and_then(|files| files.split_once('~')) {
-        return Ok(pair(name, file(chain)?, file(key)?));
-    }
-    Err(format!("secret {name} is not held here: a workload has its own certificate and files"))
+    // What cannot be decoded is refused where it is put in force.
+    let named =
+        Cluster::decode(body.clone()).ok().and_then(|cluster| names(&cluster).ok()).unwrap_or_default();
+    named.into_iter().filter(|name| name.starts_with(file::PREFIX)).map(Arc::from).collect()
 }
 
 /// The secrets that a cluster asks for.
@@ -217,4 +288,41 @@ fn of_socket(socket: &TransportSocket) -> Result<Vec<String>, String> {
         _ => {}
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_testkit::MeshCa;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_is_forgotten_with_the_last_cluster_that_may_need_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roots.pem");
+        std::fs::write(&path, "roots").unwrap();
+        let name = format!("file-root:{}", path.display());
+        let secrets = Secrets::new(MeshCa::new().workload("west", "default/reviews"));
+        let roots = tls::SdsSecretConfig { name: name.clone(), ..Default::default() };
+        let common = tls::CommonTlsContext {
+            validation_context_type: Some(ValidationContextType::ValidationContextSdsSecretConfig(roots)),
+            ..Default::default()
+        };
+        let context = tls::UpstreamTlsContext { common_tls_context: Some(common), ..Default::default() };
+        let config_type = Some(ConfigType::TypedConfig(envoy_types::util::pack_any(context)));
+        let socket = TransportSocket { config_type, ..Default::default() };
+        let with: Bytes =
+            Cluster { transport_socket: Some(socket), ..Default::default() }.encode_to_vec().into();
+        let without: Bytes = Cluster::default().encode_to_vec().into();
+        let held = || secrets.views().borrow().set(type_url::SECRET).unwrap().get(&name).is_some();
+
+        secrets.fetch([&with]).await;
+        secrets.keep([("a".into(), vec![with.clone()]), ("b".into(), vec![with.clone()])]);
+        assert!(held());
+        // One is gone; of the other the earlier form may come back.
+        secrets.keep([("a".into(), vec![]), ("b".into(), vec![with, without.clone()])]);
+        assert!(held());
+        secrets.keep([("b".into(), vec![without])]);
+        assert!(!held());
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -85,8 +85,7 @@ impl Story {
 
     /// Envoys of this story that run now: processes, and users that they run as.
     fn envoys(&self) -> Vec<(i32, u32)> {
-        use std::os::unix::fs::MetadataExt as _;
-        let bootstrap = self.world.data.path().join("agent/envoy/bootstrap.json");
+        let bootstrap = self.world.data.path().join("agent/envoy-bootstrap.json");
         let bootstrap = bootstrap.to_str().unwrap();
         let all = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
         let of = |entry: std::fs::DirEntry| {
@@ -258,6 +257,9 @@ fn an_envoy_may_run_as_another_user() {
         assert_eq!(story.curl("http://10.99.0.2:7000/"), "hello");
         answer.join().unwrap();
         let data = story.world.data.path().join("agent");
+        // Where it may write nothing is given to it: a link there would be followed.
+        let owner = |path: &str| std::fs::metadata(data.join(path)).unwrap().uid();
+        assert_eq!((owner(""), owner("envoy-bootstrap.json"), owner("envoy")), (0, 1337, 1337));
         let mode = |path: &str| std::fs::metadata(data.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("identity"), mode("identity/key.pem")), (0o700, 0o600));
         send(&child, Signal::SIGTERM);

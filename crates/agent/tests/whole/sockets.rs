@@ -27,6 +27,7 @@ use isthmus_proto::resource::Resource;
 use isthmus_proto::type_url;
 use isthmus_testkit::MeshCa;
 use prost::Message;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -175,7 +176,6 @@ async fn both_dialects_get_the_newest_state_and_a_refusal_puts_the_last_good_bac
     delta.send(DeltaDiscoveryRequest { response_nonce: first.nonce, ..ask.clone() }).await.unwrap();
 
     local.mirror.apply(type_url::CLUSTER, &[cluster("a", "2"), cluster("b", "1")], &[]);
-    local.cache.change(type_url::CLUSTER, vec![entry(cluster("a", "2")), entry(cluster("b", "1"))], &[]);
     assert_eq!(next(&mut full).await.resources.len(), 2);
     let change = next(&mut changes).await;
     assert_eq!(change.resources.len(), 2);
@@ -188,6 +188,14 @@ async fn both_dialects_get_the_newest_state_and_a_refusal_puts_the_last_good_bac
     assert_eq!(change.resources.len(), 1);
     let body = change.resources[0].resource.clone().unwrap().value;
     assert_eq!(Bytes::from(body), cluster("a", "1").1);
+    // What it has not accepted yet is not remembered.
+    assert_eq!(local.cache.entries(type_url::CLUSTER), [entry(cluster("a", "1"))]);
+    delta.send(DeltaDiscoveryRequest { response_nonce: change.nonce, ..ask }).await.unwrap();
+    // Requests are heard in their order.
+    local.mirror.apply(type_url::LISTENER, &[], &[]);
+    let other = DeltaDiscoveryRequest { type_url: type_url::LISTENER.into(), ..Default::default() };
+    delta.send(other).await.unwrap();
+    assert_eq!(next(&mut changes).await.type_url, type_url::LISTENER);
     assert_eq!(local.cache.entries(type_url::CLUSTER), [entry(cluster("a", "1")), entry(cluster("b", "1"))]);
     local.stop();
 }
@@ -215,13 +223,20 @@ async fn a_cluster_may_name_files_and_nothing_that_is_not_here() {
     let file = local.data.path().join("roots.pem");
     std::fs::write(&file, local.ca.roots_pem()).unwrap();
     let name = format!("file-root:{}", file.display());
-    assert_eq!(local.secrets.provide(&with_roots("default")), Ok(()));
-    assert_eq!(local.secrets.provide(&with_roots(&name)), Ok(()));
+    let provide = async |name: &str| {
+        let cluster = with_roots(name);
+        local.secrets.fetch([&cluster.encode_to_vec().into()]).await;
+        local.secrets.provide(&cluster)
+    };
+    assert_eq!(provide("default").await, Ok(()));
+    assert_eq!(provide(&name).await, Ok(()));
     let view = Arc::clone(&local.secrets.views().borrow());
     assert!(view.set(type_url::SECRET).unwrap().get(&name).is_some());
-    let missing = local.secrets.provide(&with_roots("file-root:/no/such")).unwrap_err();
+    let missing = provide("file-root:/no/such").await.unwrap_err();
     assert!(missing.contains("/no/such: No such file"), "{missing}");
-    assert!(local.secrets.provide(&with_roots("kubernetes://x")).unwrap_err().contains("not held here"));
+    let endless = provide("file-root:/dev/zero").await.unwrap_err();
+    assert!(endless.contains("/dev/zero: it is no regular file"), "{endless}");
+    assert!(provide("kubernetes://x").await.unwrap_err().contains("not held here"));
     local.stop();
 }
 
@@ -233,5 +248,18 @@ async fn the_sockets_are_their_owners_alone() {
         assert_eq!(mode(&local.socket(name)), 0o600);
     }
     assert_eq!(mode(&local.data.path().join("sockets")), 0o700);
+    local.stop();
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_keep_to_http2_is_let_go() {
+    let local = Local::start();
+    let mut stream = UnixStream::connect(local.socket("xds")).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    // A frame of 16 MiB.
+    stream.write_all(&[0xff; 9]).await.unwrap();
+    let mut said = Vec::new();
+    // An error will do: it was not heard to its end.
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await.unwrap();
     local.stop();
 }
