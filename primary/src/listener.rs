@@ -19,9 +19,9 @@ use crate::caller::{Bearer, Peer};
 
 /// A handshake that takes longer is a stranger's or a dead host's.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at once for each core; more wait in the kernel's backlog. A handshake is work for a core: with many more under way than
-/// cores, all would end late, and a flood would take all memory.
-const HANDSHAKES_PER_CORE: usize = 16;
+/// Handshakes at once; more wait in the kernel's backlog, so that a flood cannot take all memory. Far more than cores: strangers who say
+/// nothing hold a place each until they are given up.
+const HANDSHAKES: usize = 128;
 /// Connections that may wait to be accepted: all proxies of a control plane reconnect at once when it comes back. The kernel bounds it by
 /// `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -58,8 +58,7 @@ pub async fn serve(
     tasks: TaskGroup,
 ) -> std::io::Result<()> {
     let stop = tasks.signal();
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let handshakes = Arc::new(Semaphore::new(cores * HANDSHAKES_PER_CORE));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
         let permit = tokio::select! {
             biased; // stopping beats accepting
