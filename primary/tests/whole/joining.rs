@@ -8,9 +8,11 @@ use isthmus_proto::join::{JoinKind, JoinRequest};
 use isthmus_resources::Kind;
 use isthmus_tls::Material;
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tonic::Code;
 
-use crate::plane::{Plane, host, host_token, identity, vm_token};
+use crate::plane::{Plane, host, host_token, identity, soon, vm_token};
 
 #[tokio::test]
 async fn a_host_token_gives_certificates_for_its_service_accounts_and_no_others() {
@@ -45,6 +47,21 @@ async fn a_host_token_gives_certificates_for_its_service_accounts_and_no_others(
     let mut service = IstioCertificateServiceClient::new(plane.stranger().await);
     let stranger = service.create_certificate(request).await.unwrap_err();
     assert_eq!(stranger.code(), Code::Unauthenticated, "{stranger}");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_who_say_one_byte_and_no_more_hold_up_nobody() {
+    let plane = Plane::start().await;
+    let token = host_token(&plane.admin, "shop/web").await;
+    let mut strangers = Vec::new();
+    for _ in 0..100 {
+        let mut stranger = TcpStream::connect(plane.grpc).await.unwrap();
+        stranger.write_all(&[0x16]).await.unwrap();
+        strangers.push(stranger);
+    }
+    let joining = plane.join(&token, host("shop/web", &KeyAndCsr::generate().csr_pem));
+    soon("joining beside strangers", joining).await.unwrap();
     plane.stop().await;
 }
 
