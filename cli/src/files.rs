@@ -8,15 +8,17 @@ use anyhow::Context;
 
 /// A directory tree deeper than this is a loop of links.
 const DEPTH: usize = 32;
+/// A larger file is no configuration.
+const LARGEST: u64 = 256 * 1024 * 1024;
 
 /// The texts of a path with the names of their files: a file, `-` for standard input, or a directory's `.yaml`, `.yml` and `.json`
 /// files at any depth, in the order of their names.
 pub(crate) fn texts(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let shown = path.display().to_string();
     if shown == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
-        return Ok(vec![("standard input".to_string(), text)]);
+        let name = "standard input".to_string();
+        let text = bounded(std::io::stdin().lock()).with_context(|| format!("reading {name}"))?;
+        return Ok(vec![(name, text)]);
     }
     if !path.is_dir() {
         return Ok(vec![(shown, text(path)?)]);
@@ -29,7 +31,15 @@ pub(crate) fn texts(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
 
 /// The text of one file.
 pub(crate) fn text(file: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))
+    let read = || bounded(fs::File::open(file)?);
+    read().with_context(|| format!("reading {}", file.display()))
+}
+
+fn bounded(from: impl Read) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let bytes = from.take(LARGEST + 1).read_to_string(&mut text)?;
+    anyhow::ensure!(bytes as u64 <= LARGEST, "it is larger than {} MB", LARGEST / 1024 / 1024);
+    Ok(text)
 }
 
 fn gather(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
@@ -44,7 +54,7 @@ fn gather(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> anyhow::R
         if path.is_dir() {
             anyhow::ensure!(depth > 0, "{}: directories are nested too deeply", path.display());
             gather(&path, depth - 1, files)?;
-        } else if readable {
+        } else if readable && path.is_file() {
             files.push(path);
         }
     }
