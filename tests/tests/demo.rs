@@ -9,7 +9,7 @@ const TESTBED: &str = env!("CARGO_BIN_EXE_isthmus-testbed");
 const PROGRAMS: [&str; 6] =
     ["bookinfo", "isthmus", "isthmus-primary", "isthmus-sidecar", "isthmus-eastwest-gw", "isthmus-vm-agent"];
 /// What a person may have to wait for it.
-const WITHIN: Duration = Duration::from_secs(90);
+const WITHIN: Duration = Duration::from_secs(180);
 
 /// One story at a time: their time limits are those of one.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
