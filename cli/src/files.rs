@@ -14,19 +14,24 @@ const LARGEST: u64 = 256 * 1024 * 1024;
 /// The texts of a path with the names of their files: a file, `-` for standard input, or a directory's `.yaml`, `.yml` and `.json`
 /// files at any depth, in the order of their names.
 pub(crate) fn texts(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    each(path)?.into_iter().map(|(name, text)| Ok((name, text?))).collect()
+}
+
+/// The same, with an outcome for each file of a directory: one that cannot be read says nothing about the others.
+pub(crate) fn each(path: &Path) -> anyhow::Result<Vec<(String, anyhow::Result<String>)>> {
     let shown = path.display().to_string();
     if shown == "-" {
         let name = "standard input".to_string();
         let text = bounded(std::io::stdin().lock()).with_context(|| format!("reading {name}"))?;
-        return Ok(vec![(name, text)]);
+        return Ok(vec![(name, Ok(text))]);
     }
     if !path.is_dir() {
-        return Ok(vec![(shown, text(path)?)]);
+        return Ok(vec![(shown, Ok(text(path)?))]);
     }
     let mut files = Vec::new();
     gather(path, DEPTH, &mut files)?;
     files.sort_unstable();
-    files.into_iter().map(|file| Ok((file.display().to_string(), text(&file)?))).collect()
+    Ok(files.into_iter().map(|file| (file.display().to_string(), text(&file))).collect())
 }
 
 /// The text of one file.

@@ -305,9 +305,9 @@ fn a_bad_object_is_named_with_its_place_and_takes_no_neighbour_away() {
                 ---\napiVersion: networking.istio.io/v9\nkind: ServiceEntry\nmetadata: {name: y, namespace: n}\n\
                 ---\napiVersion: v1\nkind: Service\nmetadata: {name: b, namespace: n}\nspec: {ports: [{port: 99999}]}\n\
                 ---\napiVersion: v1\nkind: Service\nmetadata: {name: c, namespace: n}\nspec: {clusterIP: 10.0.0.3, ports: [{port: 80}]}\n";
-    let file = place.path().join("all.yaml");
-    std::fs::write(&file, text).unwrap();
-    let output = preview(&["-f", file.to_str().unwrap(), "--proxy", "sidecar", "--type", "clusters"]);
+    std::fs::write(place.path().join("all.yaml"), text).unwrap();
+    std::fs::write(place.path().join("binary.yaml"), [0xff, 0xfe]).unwrap();
+    let output = preview(&["-f", place.path().to_str().unwrap(), "--proxy", "sidecar", "--type", "clusters"]);
     assert_eq!(output.status.code(), Some(1));
     let err = said(&output);
     for wanted in [
@@ -315,7 +315,8 @@ fn a_bad_object_is_named_with_its_place_and_takes_no_neighbour_away() {
         "all.yaml: document 3: ServiceEntry n/x: spec.hosts: ",
         "all.yaml: document 4: ServiceEntry n/y: kind \"ServiceEntry\" of \"networking.istio.io/v9\"",
         "all.yaml: document 5: Service n/b: spec.ports[0].port: ",
-        "4 objects were refused; the others count",
+        "binary.yaml: ",
+        "5 objects were refused; the others count",
     ] {
         assert!(err.contains(wanted), "{wanted} in {err}");
     }

@@ -40,7 +40,14 @@ pub(super) struct Read {
 impl Read {
     /// Adds what is in a path; objects that cannot be taken are refused by name, and the others stay.
     pub(super) fn add(&mut self, path: &Path, remarks: &mut Remarks) -> anyhow::Result<()> {
-        for (file, text) in files::texts(path)? {
+        for (file, text) in files::each(path)? {
+            let text = match text {
+                Ok(text) => text,
+                Err(error) => {
+                    remarks.refuse(&format!("{error:#}"));
+                    continue;
+                }
+            };
             for (document, value) in documents(&text) {
                 let place = format!("{file}: document {document}");
                 match value {
