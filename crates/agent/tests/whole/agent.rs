@@ -135,6 +135,22 @@ async fn plane() -> Plane {
 }
 
 #[tokio::test]
+async fn an_agent_runs_where_no_socket_can_be() {
+    let plane = Plane::start().await;
+    plane.mesh.publish(world("mysql.example", "240.240.0.1", ("192.0.2.7", 3306)));
+    let data = tempfile::tempdir().unwrap();
+    // The path of a Unix socket has at most 107 bytes.
+    let data = data.path().join("a".repeat(100));
+    std::fs::create_dir(&data).unwrap();
+    let left = isthmus_agent::grpc::bootstrap_file(&data);
+    std::fs::write(&left, "an earlier run's").unwrap();
+    let running = Running::start(&data, Some(plane.vm_token()), None).await;
+    running.ready().await;
+    assert!(!left.exists(), "clients are not sent to where nobody listens");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn an_agent_is_ready_when_everything_has_come_once() {
     let plane = Plane::start().await;
     let data = tempfile::tempdir().unwrap();
