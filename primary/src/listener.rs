@@ -19,9 +19,12 @@ use crate::caller::{Bearer, Peer};
 
 /// A handshake that takes longer is a stranger's or a dead host's.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at once; more wait in the kernel's backlog, so that a flood cannot take all memory. Far more than cores: strangers who say
-/// nothing hold a place each until they are given up.
-const HANDSHAKES: usize = 128;
+/// Handshakes at once for each core. A handshake is work for a core: with many more under way than cores, all would end late.
+const HANDSHAKES_PER_CORE: usize = 16;
+/// Whoever has not finished by then goes on beside the others: a client that says one byte and no more holds up nobody.
+const TURN: Duration = Duration::from_millis(250);
+/// Connections that have not finished their handshake; more wait in the kernel's backlog, so that a flood cannot take all memory.
+const UNKNOWN: usize = 2048;
 /// Connections that may wait to be accepted: all proxies of a control plane reconnect at once when it comes back. The kernel bounds it by
 /// `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
@@ -58,12 +61,14 @@ pub async fn serve(
     tasks: TaskGroup,
 ) -> std::io::Result<()> {
     let stop = tasks.signal();
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let handshakes = Arc::new(Semaphore::new(cores * HANDSHAKES_PER_CORE));
+    let unknown = Arc::new(Semaphore::new(UNKNOWN));
     loop {
         let permit = tokio::select! {
             biased; // stopping beats accepting
             () = stop.stopping() => return Ok(()),
-            permit = Arc::clone(&handshakes).acquire_owned() => permit,
+            permit = Arc::clone(&unknown).acquire_owned() => permit,
         };
         let accepted = tokio::select! {
             biased;
@@ -80,9 +85,9 @@ pub async fn serve(
             }
         };
         let (tls, routes, stop) = (Arc::clone(&tls), routes.clone(), stop.clone());
-        let connections = tasks.clone();
+        let (connections, turns) = (tasks.clone(), Arc::clone(&handshakes));
         tasks.spawn_many(async move {
-            let Some((stream, certificate)) = Box::pin(handshake(stream, address, &tls)).await else {
+            let Some((stream, certificate)) = Box::pin(handshake(stream, address, &tls, &turns)).await else {
                 return;
             };
             drop(permit);
@@ -96,11 +101,28 @@ async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
     tls: &Arc<rustls::ServerConfig>,
+    turns: &Semaphore,
 ) -> Option<(TlsStream<TcpStream>, Option<PeerCertificate>)> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%address, %error, "TCP_NODELAY not set");
     }
-    match isthmus_tls::accept(stream, tls, HANDSHAKE).await {
+    // Nobody's turn begins before its first byte is there.
+    let spoke = tokio::time::timeout(HANDSHAKE, stream.readable()).await;
+    if !matches!(spoke, Ok(Ok(()))) {
+        tracing::debug!(%address, "control-plane client said nothing");
+        return None;
+    }
+    let turn = turns.acquire().await;
+    let shaking = isthmus_tls::accept(stream, tls, HANDSHAKE);
+    tokio::pin!(shaking);
+    let shaken = match tokio::time::timeout(TURN, shaking.as_mut()).await {
+        Ok(shaken) => shaken,
+        Err(_) => {
+            drop(turn);
+            shaking.await
+        }
+    };
+    match shaken {
         Ok((mut stream, certificate)) => {
             stream.get_mut().1.set_buffer_limit(Some(UNSENT));
             Some((stream, certificate))

@@ -55,7 +55,7 @@ async fn strangers_who_say_one_byte_and_no_more_hold_up_nobody() {
     let plane = Plane::start().await;
     let token = host_token(&plane.admin, "shop/web").await;
     let mut strangers = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..300 {
         let mut stranger = TcpStream::connect(plane.grpc).await.unwrap();
         stranger.write_all(&[0x16]).await.unwrap();
         strangers.push(stranger);
