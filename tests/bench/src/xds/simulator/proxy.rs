@@ -79,7 +79,7 @@ async fn session(world: &World, proxy: usize, tls: &Arc<rustls::ClientConfig>) -
         .initial_connection_window_size(WINDOW)
         .handshake(TokioIo::new(tls))
         .await?;
-    // Ends with this session.
+    // Ends with this stream.
     let mut driver = JoinSet::new();
     driver.spawn(async move {
         let _ = connection.await;
