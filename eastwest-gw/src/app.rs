@@ -35,6 +35,9 @@ use crate::takeover::{self, Estate, Giver, Inheritance};
 /// Time for a new process to become ready before it takes over.
 const PREPARATION: Duration = Duration::from_secs(60);
 
+/// How often memory that a burst of configuration took goes back to the system; it costs a millisecond or two.
+const GIVE_BACK: Duration = Duration::from_secs(10);
+
 /// A gateway, ready to serve.
 pub struct App {
     group: TaskGroup,
@@ -177,7 +180,11 @@ impl App {
         let ready = async {
             self.readiness.ready().await;
             tracing::info!(listeners = ?self.listeners(), "ready");
-            std::future::pending::<()>().await;
+            let mut ticks = tokio::time::interval(GIVE_BACK);
+            loop {
+                ticks.tick().await;
+                isthmus_process::memory::give_back();
+            }
         };
         let stop = self.drain.signal();
         tokio::select! {

@@ -92,7 +92,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         suite::run("gateway", &contenders, &with(suite::gateway_target), &context.args, &mut report).await?;
     }
     if is_gateway && parts.contains(&Part::Services) && context.args.wants("isthmus") {
-        report.add(memory::of_services(&context).await?);
+        report.add(memory::of_services(&context, "in full", &["--full-view"]).await?);
+        report.add(memory::of_services(&context, "on demand", &[]).await?);
     }
     if context.args.suite.contains(&Suite::Pair) && !measures.is_empty() {
         let pairs = pair::start(&context).await?;
