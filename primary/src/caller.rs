@@ -7,12 +7,16 @@ use http::{Extensions, HeaderMap, header};
 use isthmus_kube::Cluster;
 use isthmus_model::{SpiffeId, TrustDomain};
 use isthmus_tls::PeerCertificate;
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::api::api_status;
 
 /// Audience of Kubernetes tokens that Istio's agents present.
 const ISTIO_AUDIENCE: &str = "istio-ca";
+
+/// Tokens that the API server looks at for us at one time.
+static REVIEWS: Semaphore = Semaphore::const_new(16);
 
 /// Who is at the far end of the connection that a request came over. Every request's extensions have it.
 #[derive(Debug, Clone)]
@@ -107,6 +111,8 @@ impl Callers {
 
     async fn by_token(&self, peer: &Peer) -> Result<SpiffeId, Status> {
         let Some(bearer) = &peer.bearer else { return Err(peer.stranger()) };
+        // Whoever invents tokens waits for his like, and the API server is asked a few at a time.
+        let _turn = REVIEWS.acquire().await;
         let reviewed = self.cluster.review_token(bearer.token(), ISTIO_AUDIENCE).await;
         let Some(account) = reviewed.map_err(|error| api_status(&error))? else {
             let problem = format!("the token is not valid for audience {ISTIO_AUDIENCE}, or has expired");
