@@ -8,11 +8,11 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use isthmus_sni::{ClientHello, HelloError, HelloReader};
+use isthmus_tls::buffers::Buffer;
 use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::relay::store::Buffer;
 use crate::shared::{Door, Held};
 
 /// What a connection began with, and the bytes that were read to know it.

@@ -7,7 +7,7 @@
 pub(crate) mod clock;
 mod half;
 mod splice;
-pub(crate) mod store;
+mod store;
 #[cfg(test)]
 mod tests;
 

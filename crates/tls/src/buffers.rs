@@ -1,4 +1,4 @@
-//! Buffers that idle connections do not hold: each thread keeps a few.
+//! Buffers that idle connections do not hold: each thread keeps a few, for TLS and for what is relayed beside it.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
@@ -6,18 +6,20 @@ use std::ops::{Deref, DerefMut};
 /// Four full records of TLS 1.3.
 pub(crate) const BUFFER: usize = 4 * (16 * 1024 + 32);
 /// What a thread keeps; more are freed.
-const KEPT: usize = 16;
+const KEPT: usize = 64;
 
 thread_local! {
     static BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A borrowed buffer; goes back when dropped.
+/// A borrowed buffer of four records; goes back to its thread's store when dropped.
 #[derive(Debug)]
-pub(crate) struct Buffer(Box<[u8]>);
+pub struct Buffer(Box<[u8]>);
 
 impl Buffer {
-    pub(crate) fn take() -> Self {
+    /// One of the thread's, or a new one. Its bytes are those of whoever had it before.
+    #[must_use]
+    pub fn take() -> Self {
         let kept = BUFFERS.with_borrow_mut(Vec::pop);
         Self(kept.unwrap_or_else(|| vec![0; BUFFER].into()))
     }

@@ -8,7 +8,7 @@
 //! so the chain of its first handshake is judged again, with the trust of the moment, before a byte is handed over, and both sides
 //! forget all sessions when leaf or trust change ([`sessions`]). A session outlives neither a withdrawn root nor its own peer.
 
-mod buffers;
+pub mod buffers;
 pub mod client;
 pub mod files;
 mod handshake;

@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use isthmus_tls::buffers::Buffer;
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::splice::{Splice, Step};
-use super::store::{Buffer, PLAIN};
+use super::store::PLAIN;
 use crate::balance::Host;
 use crate::stream::Stream;
 
