@@ -3,6 +3,7 @@
 use clap::Parser as _;
 use isthmus_bench::xds::options::{Cli, Output, Part};
 use isthmus_bench::xds::{run, simulator};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -13,6 +14,7 @@ async fn main() -> anyhow::Result<()> {
     if let Some(Part::Proxies(settings)) = cli.command {
         return simulator::run(settings).await;
     }
+    let mut terminated = signal(SignalKind::terminate())?;
     // When it is dropped, so are the processes.
     let report = tokio::select! {
         report = run::run(&cli.options) => report?,
@@ -20,6 +22,7 @@ async fn main() -> anyhow::Result<()> {
             stop?;
             anyhow::bail!("stopped");
         }
+        _ = terminated.recv() => anyhow::bail!("stopped"),
     };
     match cli.options.output {
         Output::Table => print!("{}", report.table()),
