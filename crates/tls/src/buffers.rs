@@ -10,6 +10,14 @@ const KEPT: usize = 64;
 
 thread_local! {
     static BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    #[cfg(test)]
+    static LENT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many buffers are out, of those that this thread took and dropped.
+#[cfg(test)]
+pub(crate) fn lent() -> usize {
+    LENT.get()
 }
 
 /// A borrowed buffer of four records; goes back to its thread's store when dropped.
@@ -21,6 +29,8 @@ impl Buffer {
     #[must_use]
     pub fn take() -> Self {
         let kept = BUFFERS.with_borrow_mut(Vec::pop);
+        #[cfg(test)]
+        LENT.set(LENT.get() + 1);
         Self(kept.unwrap_or_else(|| vec![0; BUFFER].into()))
     }
 }
@@ -42,6 +52,8 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.0);
+        #[cfg(test)]
+        LENT.set(LENT.get() - 1);
         // A thread that is ending has no store any more.
         let _ = BUFFERS.try_with(|kept| {
             let mut kept = kept.borrow_mut();

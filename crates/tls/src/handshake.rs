@@ -1,12 +1,15 @@
 //! Drives rustls through a handshake; afterwards the connection is ours.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{CommonState, Error, ExtractedSecrets, HandshakeKind, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::buffers::{BUFFER, Buffer};
 use crate::refused::HandshakeError;
@@ -77,17 +80,16 @@ pub(crate) async fn shake<M: Machine, S: AsyncRead + AsyncWrite + Unpin, P>(
     io: &mut S,
     judge: impl FnOnce(&CommonState) -> Result<P, HandshakeError>,
 ) -> Result<(Begun, P), HandshakeError> {
-    let mut incoming = Buffer::take();
-    let (mut used, mut outgoing, mut opened, mut ended) = (0, Vec::new(), Vec::new(), false);
+    let mut incoming = Vec::new();
+    let (mut outgoing, mut opened, mut ended) = (Vec::new(), Vec::new(), false);
     loop {
-        let UnbufferedStatus { discard, state } = machine.process(&mut incoming[..used]);
+        let UnbufferedStatus { discard, state } = machine.process(&mut incoming);
         let next = state.and_then(|state| advance(state, &mut outgoing, &mut opened));
-        incoming.copy_within(discard..used, 0);
-        used -= discard;
+        incoming.drain(..discard);
         let next = match next {
             Ok(next) => next,
             Err(error) => {
-                say_why(&mut machine, io, &mut incoming[..used], &mut outgoing).await;
+                say_why(&mut machine, io, &mut incoming, &mut outgoing).await;
                 return Err(handshake_error(error));
             }
         };
@@ -107,14 +109,13 @@ pub(crate) async fn shake<M: Machine, S: AsyncRead + AsyncWrite + Unpin, P>(
             Next::End => ended = true,
             Next::Done if !shaking => break,
             Next::Receive | Next::Done => {
-                if used == BUFFER {
+                if incoming.len() == BUFFER {
                     return Err(handshake_error(Error::General(
                         "a handshake message that never ends".into(),
                     )));
                 }
-                match io.read(&mut incoming[used..]).await.map_err(HandshakeError::Io)? {
-                    0 => return Err(HandshakeError::Io(io::ErrorKind::UnexpectedEof.into())),
-                    count => used += count,
+                if receive(io, &mut incoming).await.map_err(HandshakeError::Io)? == 0 {
+                    return Err(HandshakeError::Io(io::ErrorKind::UnexpectedEof.into()));
                 }
             }
         }
@@ -122,9 +123,21 @@ pub(crate) async fn shake<M: Machine, S: AsyncRead + AsyncWrite + Unpin, P>(
     let peer = judge(machine.common())?;
     let resumed = machine.common().handshake_kind() == Some(HandshakeKind::Resumed);
     let (secrets, keeper) = machine.finish().map_err(handshake_error)?;
-    let sealed = if ended { Vec::new() } else { incoming[..used].to_vec() };
+    let sealed = if ended { Vec::new() } else { incoming };
     outgoing.shrink_to_fit();
     Ok((Begun { secrets, keeper, resumed, opened, sealed, ended, queued: outgoing }, peer))
+}
+
+/// Reads behind what came before, until a buffer would be full. A peer that is silent holds no buffer, only what it said.
+async fn receive<S: AsyncRead + Unpin>(io: &mut S, incoming: &mut Vec<u8>) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut buffer = Buffer::take();
+        let mut view = ReadBuf::new(&mut buffer[incoming.len()..]);
+        ready!(Pin::new(&mut *io).poll_read(cx, &mut view))?;
+        incoming.extend_from_slice(view.filled());
+        Poll::Ready(Ok(view.filled().len()))
+    })
+    .await
 }
 
 fn advance<D>(

@@ -24,7 +24,8 @@ pub(crate) enum Keeper {
     Server(KernelConnection<ServerConnectionData>),
 }
 
-/// A connection whose handshake is done. It holds no buffer while nothing moves.
+/// A connection whose handshake is done. While nothing moves it holds no buffer, and of a record that is not whole no more than
+/// came of it.
 #[derive(Debug)]
 pub struct TlsStream<S> {
     io: S,
@@ -37,8 +38,12 @@ struct State {
     write: Keys,
     keeper: Keeper,
     resumed: bool,
+    /// What came with the handshake, until the first read.
+    early: Option<Box<Early>>,
     /// Received and not yet handed out.
     incoming: Option<Incoming>,
+    /// The front of a record while no more of it comes: a peer that stops inside a record must not hold a buffer.
+    begun: Vec<u8>,
     /// Sealed and not yet sent.
     outgoing: Option<Outgoing>,
     /// Goes out in front of what is written first.
@@ -51,6 +56,12 @@ struct State {
     ended: bool,
     /// We said ours.
     closed: bool,
+}
+
+#[derive(Debug)]
+struct Early {
+    opened: Vec<u8>,
+    sealed: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -92,18 +103,15 @@ impl<S> TlsStream<S> {
         if length > BUFFER {
             return Err(Error::General("more than a buffer came with the handshake".into()));
         }
-        let incoming = (length > 0).then(|| {
-            let mut buffer = Buffer::take();
-            buffer[..opened.len()].copy_from_slice(&opened);
-            buffer[opened.len()..length].copy_from_slice(&sealed);
-            Incoming { buffer, plain: (0, opened.len()), sealed: (opened.len(), length) }
-        });
+        let early = (length > 0).then(|| Box::new(Early { opened, sealed }));
         let state = State {
             read: Keys::new(version, rx.0, &rx.1)?,
             write: Keys::new(version, tx.0, &tx.1)?,
             keeper: begun.keeper,
             resumed: begun.resumed,
-            incoming,
+            early,
+            incoming: None,
+            begun: Vec::new(),
             outgoing: None,
             queued: begun.queued,
             message: Vec::new(),
@@ -129,9 +137,12 @@ impl<S> TlsStream<S> {
 
 #[cfg(test)]
 impl<S> TlsStream<S> {
-    pub(crate) fn holds_no_buffer(&self) -> bool {
+    /// Bytes of memory for what was received and what is to be sent.
+    pub(crate) fn held(&self) -> usize {
         let state = &self.state;
-        state.incoming.is_none() && state.outgoing.is_none() && state.queued.capacity() == 0
+        let buffers = usize::from(state.incoming.is_some()) + usize::from(state.outgoing.is_some());
+        let early = state.early.as_ref().map_or(0, |early| early.opened.capacity() + early.sealed.capacity());
+        buffers * BUFFER + early + state.begun.capacity() + state.queued.capacity() + state.message.capacity()
     }
 }
 
@@ -317,6 +328,19 @@ impl State {
 }
 
 impl Incoming {
+    fn new() -> Self {
+        Self { buffer: Buffer::take(), plain: (0, 0), sealed: (0, 0) }
+    }
+
+    /// The plaintext of an early record, and records behind it.
+    fn early(Early { opened, sealed }: &Early) -> Self {
+        let (middle, end) = (opened.len(), opened.len() + sealed.len());
+        let mut buffer = Buffer::take();
+        buffer[..middle].copy_from_slice(opened);
+        buffer[middle..end].copy_from_slice(sealed);
+        Self { buffer, plain: (0, middle), sealed: (middle, end) }
+    }
+
     /// Makes room behind what is there.
     fn compact(&mut self) {
         let (from, to) = self.sealed;
@@ -329,30 +353,41 @@ impl Incoming {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { io, state } = self.get_mut();
+        if let Some(early) = state.early.take() {
+            state.incoming = Some(Incoming::early(&early));
+        }
         loop {
             if state.deliver(out).map_err(broken)? || state.ended || out.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            let incoming = state.incoming.get_or_insert_with(|| Incoming {
-                buffer: Buffer::take(),
-                plain: (0, 0),
-                sealed: (0, 0),
-            });
+            let mut incoming = state.incoming.take().unwrap_or_else(Incoming::new);
             incoming.compact();
-            let had = incoming.sealed.1;
-            let mut view = ReadBuf::new(&mut incoming.buffer[had..]);
+            // The front of a record lies in one of the two.
+            let (here, begun) = (incoming.sealed.1, state.begun.len());
+            let mut view = ReadBuf::new(&mut incoming.buffer[here + begun..]);
             let read = Pin::new(&mut *io).poll_read(cx, &mut view);
             let count = view.filled().len();
             match read {
-                Poll::Ready(Ok(())) if count > 0 => incoming.sealed.1 += count,
+                Poll::Ready(Ok(())) if count > 0 => {
+                    if record::length(&state.begun).is_ok_and(|length| length > Some(begun + count)) {
+                        // Still not whole: what came before stays where it is, so that a record in tiny pieces is copied once.
+                        state.begun.extend_from_slice(&incoming.buffer[begun..begun + count]);
+                        continue;
+                    }
+                    if begun > 0 {
+                        incoming.buffer[..begun].copy_from_slice(&std::mem::take(&mut state.begun));
+                    }
+                    incoming.sealed.1 = here + begun + count;
+                    state.incoming = Some(incoming);
+                }
                 Poll::Ready(Ok(())) => {
                     let cut = "the peer closed the connection without saying its end (close_notify)";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, cut)));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    if had == 0 {
-                        state.incoming = None;
+                    if here > 0 {
+                        state.begun = incoming.buffer[..here].to_vec();
                     }
                     return Poll::Pending;
                 }

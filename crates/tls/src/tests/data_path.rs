@@ -1,5 +1,8 @@
 //! Originator and Terminator: what they say to each other and to others, and how far a session goes.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::UNIX_EPOCH;
 
 use rustls::{ProtocolVersion, version};
@@ -32,6 +35,32 @@ async fn meet(
         }
         (reached, served) => Err((reached.err(), served.err())),
     }
+}
+
+/// Shakes hands over a wire that is in the test's hands afterwards: what the client sends comes out of the second value, and the
+/// server reads what is written to the third.
+async fn meet_over_wire(server: &Terminator, client: &Originator) -> (Ends, DuplexStream, DuplexStream) {
+    let name = ServerName::try_from(NAME).unwrap();
+    let ((near, mut wire), (mut other, far)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
+    let between = async {
+        let _ = tokio::io::copy_bidirectional(&mut wire, &mut other).await;
+    };
+    let ends = async {
+        let (reached, served) = tokio::join!(client.connect(near, name, LIMIT), server.accept(far, LIMIT));
+        (reached.unwrap().0, served.unwrap().0)
+    };
+    let ends = tokio::select! {
+        ends = ends => ends,
+        () = between => panic!("the wire ended"),
+    };
+    (ends, wire, other)
+}
+
+/// Lets it do what it can do now, which is not all.
+async fn goes_on_waiting(future: impl Future) {
+    let mut future = pin!(future);
+    let waits = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await;
+    assert!(waits);
 }
 
 fn originator(identity: &Identity, expected: Expected) -> Originator {
@@ -255,19 +284,7 @@ async fn a_connection_that_is_cut_or_damaged_is_no_orderly_end() {
     drop(near);
     assert_eq!(far.read_u8().await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
     // Bytes in between that nobody sealed.
-    let name = ServerName::try_from(NAME).unwrap();
-    let ((near, mut wire), (mut other, far)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
-    let between = async {
-        let _ = tokio::io::copy_bidirectional(&mut wire, &mut other).await;
-    };
-    let ends = async {
-        let (reached, served) = tokio::join!(reach.connect(near, name, LIMIT), serve.accept(far, LIMIT));
-        (reached.unwrap().0, served.unwrap().0)
-    };
-    let (near, mut far) = tokio::select! {
-        ends = ends => ends,
-        () = between => panic!("the wire ended"),
-    };
+    let ((near, mut far), _, mut other) = meet_over_wire(&serve, &reach).await;
     for damage in [&[23, 3, 3, 0, 20][..], &[0; 20], b"GET / HTTP/1.1\r\n"] {
         other.write_all(damage).await.unwrap();
     }
@@ -289,7 +306,75 @@ async fn an_idle_connection_holds_no_buffer() {
     let ca = Ca::new("root");
     let (server, client) = (ca.identity(REVIEWS), ca.identity(PRODUCTPAGE));
     let ((near, far), _, _) = meet(&terminator(&server), &originator(&client, only(REVIEWS))).await.unwrap();
-    assert!(near.holds_no_buffer() && far.holds_no_buffer());
+    assert_eq!((near.held(), far.held()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_record_that_stalls_costs_about_what_came_of_it() {
+    let ca = Ca::new("root");
+    let (server, client) = (ca.identity(REVIEWS), ca.identity(PRODUCTPAGE));
+    let ((mut near, mut far), mut wire, mut other) =
+        meet_over_wire(&terminator(&server), &originator(&client, only(REVIEWS))).await;
+    // With it go the tickets that it kept until now.
+    far.write_all(b"!").await.unwrap();
+    far.flush().await.unwrap();
+    let sent: Vec<u8> = (0..40_000u32).map(|n| (n % 251) as u8).collect();
+    near.write_all(&sent).await.unwrap();
+    near.flush().await.unwrap();
+    let mut sealed = vec![0; 1 << 16];
+    // Three records.
+    let length = wire.read(&mut sealed).await.unwrap();
+    let (mut received, mut at) = (vec![0; 1 << 16], 0);
+    for stop in [1, 4, 5, 6, 100, 101, 9_000, 16_000] {
+        other.write_all(&sealed[at..stop]).await.unwrap();
+        at = stop;
+        goes_on_waiting(far.read(&mut received)).await;
+        assert!((stop..=2 * stop.max(8)).contains(&far.held()), "{} of {stop}", far.held());
+        assert_eq!(crate::buffers::lent(), 0);
+    }
+    // One record, and a byte less than the others.
+    other.write_all(&sealed[at..length - 1]).await.unwrap();
+    far.read_exact(&mut received[..32_768]).await.unwrap();
+    goes_on_waiting(far.read(&mut [0; 10])).await;
+    assert!(far.held() < 8_000, "{}", far.held());
+    other.write_all(&sealed[length - 1..length]).await.unwrap();
+    far.read_exact(&mut received[32_768..40_000]).await.unwrap();
+    assert!(received[..40_000] == sent && far.held() == 0);
+}
+
+#[tokio::test]
+async fn a_handshake_that_stalls_holds_no_buffer() {
+    let ca = Ca::new("root");
+    let (serve, reach) =
+        (terminator(&ca.identity(REVIEWS)), originator(&ca.identity(PRODUCTPAGE), only(REVIEWS)));
+    let (near, mut wire) = tokio::io::duplex(1 << 16);
+    let name = ServerName::try_from(NAME).unwrap();
+    let mut connecting = pin!(reach.connect(near, name, LIMIT));
+    goes_on_waiting(&mut connecting).await;
+    let mut hello = vec![0; 1 << 16];
+    let length = wire.read(&mut hello).await.unwrap();
+    for stop in [1, length / 2, length] {
+        let (mut other, far) = tokio::io::duplex(1 << 16);
+        other.write_all(&hello[..stop]).await.unwrap();
+        let mut accepting = pin!(serve.accept(far, LIMIT));
+        goes_on_waiting(&mut accepting).await;
+        // Of the client too.
+        assert_eq!(crate::buffers::lent(), 0);
+    }
+}
+
+#[tokio::test]
+async fn bytes_pass_whole_however_their_records_are_cut() {
+    let ca = Ca::new("root");
+    let (server, client) = (ca.identity(REVIEWS), ca.identity(PRODUCTPAGE));
+    for piece in [100, 16_000, 20_000] {
+        let (near, far) = tokio::io::duplex(piece);
+        let name = ServerName::try_from(NAME).unwrap();
+        let (serve, reach) = (terminator(&server), originator(&client, only(REVIEWS)));
+        let (reached, served) = tokio::join!(reach.connect(near, name, LIMIT), serve.accept(far, LIMIT));
+        exchange(reached.unwrap().0, served.unwrap().0).await;
+        assert_eq!(crate::buffers::lent(), 0);
+    }
 }
 
 #[test]
