@@ -2,6 +2,8 @@
 
 pub mod api;
 pub mod clock;
+pub mod etcd;
+pub mod kubernetes;
 pub mod late;
 pub mod options;
 pub mod processes;
@@ -9,5 +11,6 @@ pub mod report;
 pub mod run;
 pub mod simulated;
 pub mod simulator;
+pub mod stored;
 pub mod wire;
 pub mod world;

@@ -12,7 +12,8 @@ use super::contender::Contender;
 use super::origin::{BULK_PORT, ECHO_PORT, addresses};
 use super::{BULK, Context, ECHO};
 use crate::xds::api::Api;
-use crate::xds::processes::{Running, admin_of};
+use crate::xds::kubernetes::admin_of;
+use crate::xds::processes::Running;
 use crate::xds::world::Write;
 
 /// Among the contenders.
@@ -122,7 +123,7 @@ pub(super) async fn control_plane(
     let admin =
         admin.await.with_context(|| format!("isthmus-primary wrote no {}", kubeconfig.display()))??;
     let api = Api::new(SocketAddr::from(([127, 0, 0, 1], 6443)), &admin)?;
-    api.until_served("/readyz", PATIENCE).await?;
+    primary.until(PATIENCE, async || api.serves("/readyz").await).await?;
     Ok((primary, api))
 }
 

@@ -64,23 +64,10 @@ impl Api {
         Ok(Connection { sender, driver })
     }
 
-    /// Waits until a path is answered with success.
-    ///
-    /// # Errors
-    /// When it is not within the time.
-    pub async fn until_served(&self, path: &str, within: Duration) -> anyhow::Result<()> {
-        let served = async {
-            loop {
-                if let Ok(mut connection) = self.connect().await
-                    && connection.send(Method::GET, path, None).await.is_ok_and(|status| status.is_success())
-                {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        let problem = || format!("{} does not serve {path} within {within:?}", self.address);
-        tokio::time::timeout(within, served).await.with_context(problem)
+    /// Whether a path is answered with success.
+    pub async fn serves(&self, path: &str) -> bool {
+        let Ok(mut connection) = self.connect().await else { return false };
+        connection.exchange(Method::GET, path, None).await.is_ok_and(|(status, _)| status.is_success())
     }
 
     /// Writes all of these, over several connections, in no order. `progress` is told how many are done.
@@ -116,7 +103,11 @@ impl Api {
 }
 
 impl Connection {
-    async fn write(&mut self, write: &Write) -> anyhow::Result<()> {
+    /// Creates an object, and writes its status where it has one.
+    ///
+    /// # Errors
+    /// When it is refused; one that is there already is not.
+    pub async fn write(&mut self, write: &Write) -> anyhow::Result<()> {
         self.check(Method::POST, &write.path, &write.object).await?;
         match &write.status {
             Some(path) => self.check(Method::PUT, path, &write.object).await,
@@ -139,17 +130,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a request and says how it was answered.
+    /// An object, as it is shown.
     ///
     /// # Errors
-    /// When the connection fails.
-    pub async fn send(
-        &mut self,
-        method: Method,
-        path: &str,
-        object: Option<&Value>,
-    ) -> anyhow::Result<StatusCode> {
-        Ok(self.exchange(method, path, object).await?.0)
+    /// When there is none or the connection fails.
+    pub async fn get(&mut self, path: &str) -> anyhow::Result<Value> {
+        let (status, answer) = self.exchange(Method::GET, path, None).await?;
+        anyhow::ensure!(status.is_success(), "GET {path}: {status}: {}", String::from_utf8_lossy(&answer));
+        Ok(serde_json::from_slice(&answer)?)
     }
 
     async fn exchange(

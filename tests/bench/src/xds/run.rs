@@ -1,23 +1,26 @@
 //! One run, phase by phase.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use http::Method;
 use isthmus_ca::{Intermediate, Root};
 use isthmus_model::{ClusterId, TrustDomain};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::api::Api;
 use super::clock::{Ticks, system_time};
+use super::kubernetes::{Kubernetes, admin_of};
 use super::options::{ApiKind, Options};
-use super::processes::{Kubernetes, Running, admin_of, free_address};
+use super::processes::{Running, free_address};
 use super::report::{Cost, Meter, Phase, Report};
 use super::simulated::Simulated;
 use super::simulator::Settings;
+use super::stored;
 use super::world::{self, Shape};
 
 /// A whole run.
@@ -45,9 +48,11 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let mut kubernetes = None;
     let (mut primary, api, address) = match options.api {
         ApiKind::Kubernetes => {
-            say("starting etcd and kube-apiserver");
-            let cluster = Kubernetes::start(&options.kube_bin(), &folder).await?;
-            load(&cluster.api, shape, options.quiet).await?;
+            let total = stored::count(shape);
+            say(&format!("starting etcd with {total} objects, and kube-apiserver"));
+            let progress = |done| say(&format!("  {done} of {total} objects are in etcd"));
+            let cluster = Kubernetes::start(&options.kube_bin(), &folder, shape, progress).await?;
+            say("starting isthmus-primary");
             let source = vec![format!("--kubeconfig={}", cluster.kubeconfig.display())];
             let (primary, address) = plane.start(source).await?;
             let api = cluster.api.clone();
@@ -102,11 +107,9 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
         report.phases.push(Phase::new("settled", Cost { seconds: 0.0, ..run.meter.now()? }));
         say(&report.last_line());
         if let Some(command) = &options.after {
-            say(&format!("waiting for: {command} {}", primary.pid()));
-            tokio::process::Command::new("sh")
-                .args(["-c", &format!("{command} {}", primary.pid())])
-                .status()
-                .await?;
+            let command = format!("{command} {}", primary.pid());
+            say(&format!("waiting for: {command}"));
+            after(&command).await?;
         }
     }
     drop(proxies);
@@ -135,12 +138,7 @@ impl Plane {
             format!("--monitoring-address={monitoring}"),
         ]);
         let mut running = Running::start(&self.program, "primary", &arguments, &self.folder)?;
-        let deadline = Instant::now() + Duration::from_secs(180);
-        while !ready(monitoring).await {
-            running.check().with_context(|| last_words(&self.folder.join("primary.log")))?;
-            anyhow::ensure!(Instant::now() < deadline, "isthmus-primary is not ready after three minutes");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        running.until(Duration::from_secs(180), async || ready(monitoring).await).await?;
         Ok((running, grpc))
     }
 
@@ -164,10 +162,22 @@ async fn ready(monitoring: std::net::SocketAddr) -> bool {
         && answer.windows(5).any(|window| window == b" 200 ")
 }
 
-fn last_words(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().rev().take(5).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+/// Runs a command of the shell; it and what it has started end with the run.
+async fn after(command: &str) -> anyhow::Result<()> {
+    struct Group(Option<i32>);
+    impl Drop for Group {
+        fn drop(&mut self) {
+            if let Some(pid) = self.0 {
+                let _ = killpg(Pid::from_raw(pid), Signal::SIGTERM);
+            }
+        }
+    }
+    let mut child = tokio::process::Command::new("sh").args(["-c", command]).process_group(0).spawn()?;
+    let mut group = Group(child.id().and_then(|pid| pid.try_into().ok()));
+    child.wait().await?;
+    // Its number may be another's from now on.
+    group.0 = None;
+    Ok(())
 }
 
 async fn load(api: &Api, shape: Shape, quiet: bool) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! The process of simulated proxies, from outside.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context as _;
@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use super::processes::last_words;
 use super::simulator::{Connected, Settings, Settled};
 
 /// Runs until dropped.
@@ -15,6 +16,7 @@ pub struct Simulated {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    log: PathBuf,
 }
 
 impl Simulated {
@@ -36,11 +38,12 @@ impl Simulated {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(log)?)
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         let input = child.stdin.take().context("the proxies' input")?;
         let output = BufReader::new(child.stdout.take().context("the proxies' output")?).lines();
-        let mut simulated = Self { child, input, output };
+        let mut simulated = Self { child, input, output, log: log.to_path_buf() };
         simulated.read::<serde_json::Value>().await?;
         Ok(simulated)
     }
@@ -87,11 +90,15 @@ impl Simulated {
     }
 
     async fn tell(&mut self, line: &str) -> anyhow::Result<()> {
-        self.input.write_all(format!("{line}\n").as_bytes()).await.context("the proxies are gone")
+        self.input.write_all(format!("{line}\n").as_bytes()).await.with_context(|| gone(&self.log))
     }
 
     async fn read<T: DeserializeOwned>(&mut self) -> anyhow::Result<T> {
-        let line = self.output.next_line().await?.context("the proxies are gone")?;
+        let line = self.output.next_line().await?.with_context(|| gone(&self.log))?;
         serde_json::from_str(&line).context(line)
     }
+}
+
+fn gone(log: &Path) -> String {
+    format!("the simulated proxies ended early; {}", last_words(log))
 }
