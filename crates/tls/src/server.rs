@@ -53,7 +53,7 @@ fn config(identity: &Identity, clients: Arc<Clients>, alpn: &[&[u8]]) -> ServerC
     config
 }
 
-/// Accepts mutual TLS on the data path: sessions are resumed, and the streams are made for moving bytes.
+/// Accepts TLS, mutual where clients are asked. Its streams are made for moving bytes, and hold no buffer while nothing moves.
 #[derive(Debug)]
 pub struct Terminator {
     config: Arc<ServerConfig>,
@@ -61,7 +61,7 @@ pub struct Terminator {
 }
 
 impl Terminator {
-    /// One that follows the identity.
+    /// For the data path, following the identity: sessions are resumed.
     #[must_use]
     pub fn new(identity: &Identity, auth: ClientAuth, alpn: &[&[u8]]) -> Self {
         let clients = Arc::new(Clients { identity: identity.clone(), auth });
@@ -69,6 +69,16 @@ impl Terminator {
         config.ticketer = Arc::new(Tickets(identity.clone()));
         // Each connection leaves as many as it used.
         config.send_tls13_tickets = 1;
+        config.enable_secret_extraction = true;
+        Self { config: Arc::new(config), clients }
+    }
+
+    /// For streams of control, following the identity: no session is ever resumed, each connection shakes hands in full.
+    #[must_use]
+    pub fn without_sessions(identity: &Identity, auth: ClientAuth, alpn: &[&[u8]]) -> Self {
+        let clients = Arc::new(Clients { identity: identity.clone(), auth });
+        let mut config = config(identity, Arc::clone(&clients), alpn);
+        config.send_tls13_tickets = 0;
         config.enable_secret_extraction = true;
         Self { config: Arc::new(config), clients }
     }

@@ -1,6 +1,6 @@
 //! An established connection.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -17,6 +17,10 @@ const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
 /// Messages of the handshake that come later, in parts: at most so much is kept.
 const MOST_MESSAGE: usize = 64 * 1024;
+/// Slices that are written together and are no longer than this make one record, for which they are copied; longer ones make their own.
+const MOST_GATHERED: usize = 4 * 1024;
+/// Of what is sealed and not sent at most so much is moved out of its buffer, which is as much as two writes of HTTP/2 are.
+const MOST_UNSENT: usize = BUFFER / 2;
 
 /// What rustls still does: the next keys, and sessions to resume.
 pub(crate) enum Keeper {
@@ -46,6 +50,8 @@ struct State {
     begun: Vec<u8>,
     /// Sealed and not yet sent.
     outgoing: Option<Outgoing>,
+    /// The same, of a peer that does not read: it goes out before `outgoing`.
+    unsent: Vec<u8>,
     /// Goes out in front of what is written first.
     queued: Vec<u8>,
     /// A message of the handshake that is not whole yet.
@@ -113,6 +119,7 @@ impl<S> TlsStream<S> {
             incoming: None,
             begun: Vec::new(),
             outgoing: None,
+            unsent: Vec::new(),
             queued: begun.queued,
             message: Vec::new(),
             owes_update: false,
@@ -142,7 +149,8 @@ impl<S> TlsStream<S> {
         let state = &self.state;
         let buffers = usize::from(state.incoming.is_some()) + usize::from(state.outgoing.is_some());
         let early = state.early.as_ref().map_or(0, |early| early.opened.capacity() + early.sealed.capacity());
-        buffers * BUFFER + early + state.begun.capacity() + state.queued.capacity() + state.message.capacity()
+        let kept = [&state.begun, &state.unsent, &state.queued, &state.message];
+        buffers * BUFFER + early + kept.map(Vec::capacity).iter().sum::<usize>()
     }
 }
 
@@ -312,6 +320,13 @@ impl State {
     }
 
     fn poll_send<S: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, io: &mut S) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            match ready!(Pin::new(&mut *io).poll_write(cx, &self.unsent))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count if count == self.unsent.len() => self.unsent = Vec::new(),
+                count => drop(self.unsent.drain(..count)),
+            }
+        }
         while let Some(outgoing) = &mut self.outgoing {
             if outgoing.from == outgoing.to {
                 self.outgoing = None;
@@ -324,6 +339,40 @@ impl State {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Seals what `plain` says and sends as much as the socket takes now.
+    fn send<S: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut S,
+        plain: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
+        let mut taken = 0;
+        let whole = plain.iter().map(|slice| slice.len()).sum();
+        if plain.len() > 1 && whole <= MOST_GATHERED {
+            let (mut gathered, mut length) = ([0; MOST_GATHERED], 0);
+            for slice in plain {
+                gathered[length..length + slice.len()].copy_from_slice(slice);
+                length += slice.len();
+            }
+            taken = self.seal(DATA, &gathered[..whole]).map_err(broken)?;
+        } else {
+            for slice in plain {
+                let sealed = self.seal(DATA, slice).map_err(broken)?;
+                taken += sealed;
+                if sealed < slice.len() {
+                    break;
+                }
+            }
+        }
+        if let Poll::Ready(sent) = self.poll_send(cx, io) {
+            return sent.map(|()| taken);
+        }
+        if let Some(outgoing) = self.outgoing.take_if(|outgoing| outgoing.to - outgoing.from <= MOST_UNSENT) {
+            self.unsent = outgoing.buffer[outgoing.from..outgoing.to].to_vec();
+        }
+        Ok(taken)
     }
 }
 
@@ -397,18 +446,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
-    /// What was taken may still lie here when it is sealed and the socket is full: the next write or flush sends it first.
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    /// What was taken may still lie here when it is sealed and the socket is full: the next write or flush sends it first.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let Self { io, state } = self.get_mut();
         if state.closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         ready!(state.poll_send(cx, io))?;
-        let taken = state.seal(DATA, bytes).map_err(broken)?;
-        match state.poll_send(cx, io) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(taken)),
-        }
+        Poll::Ready(state.send(cx, io, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,6 +1,7 @@
 //! Originator and Terminator: what they say to each other and to others, and how far a session goes.
 
 use std::future::poll_fn;
+use std::io::IoSlice;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::UNIX_EPOCH;
@@ -340,6 +341,58 @@ async fn a_record_that_stalls_costs_about_what_came_of_it() {
     other.write_all(&sealed[length - 1..length]).await.unwrap();
     far.read_exact(&mut received[32_768..40_000]).await.unwrap();
     assert!(received[..40_000] == sent && far.held() == 0);
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_costs_what_it_was_not_sent() {
+    let ca = Ca::new("root");
+    let (server, client) = (ca.identity(REVIEWS), ca.identity(PRODUCTPAGE));
+    let (near, far) = tokio::io::duplex(4_000);
+    let name = ServerName::try_from(NAME).unwrap();
+    let (serve, reach) = (terminator(&server), originator(&client, only(REVIEWS)));
+    let (reached, served) = tokio::join!(reach.connect(near, name, LIMIT), serve.accept(far, LIMIT));
+    let (mut near, mut far) = (reached.unwrap().0, served.unwrap().0);
+    let sent: Vec<u8> = (0..16_393u32).map(|n| (n % 251) as u8).collect();
+    // As HTTP/2 writes a frame.
+    let (head, frame) = sent.split_at(9);
+    let mut received = vec![0; sent.len()];
+    for _ in 0..3 {
+        let taken = far.write_vectored(&[IoSlice::new(head), IoSlice::new(frame)]).await.unwrap();
+        assert_eq!(taken, sent.len());
+        assert!((12_000..17_000).contains(&far.held()), "{}", far.held());
+        assert_eq!(crate::buffers::lent(), 0);
+        goes_on_waiting(far.write_vectored(&[IoSlice::new(head)])).await;
+        let (flushed, read) = tokio::join!(far.flush(), near.read_exact(&mut received));
+        flushed.and(read.map(drop)).unwrap();
+        assert!(received == sent && far.held() == 0);
+    }
+}
+
+#[tokio::test]
+async fn small_slices_that_are_written_together_are_one_record() {
+    let ca = Ca::new("root");
+    let (server, client) = (ca.identity(REVIEWS), ca.identity(PRODUCTPAGE));
+    let ((mut near, _far), mut wire, _other) =
+        meet_over_wire(&terminator(&server), &originator(&client, only(REVIEWS))).await;
+    let slices: Vec<IoSlice<'_>> = [&b"one"[..], b"", b"two"].map(IoSlice::new).into();
+    assert_eq!(near.write_vectored(&slices).await.unwrap(), 6);
+    let mut sealed = [0; 100];
+    assert_eq!(wire.read(&mut sealed).await.unwrap(), 5 + 6 + 1 + 16);
+}
+
+#[tokio::test]
+async fn a_terminator_without_sessions_gives_none_to_resume() {
+    let ca = Ca::new("root");
+    let (server, client) = (ca.identity(REVIEWS), ca.identity(PRODUCTPAGE));
+    let serve = Terminator::without_sessions(&server, ClientAuth::Optional, &[b"istio"]);
+    let reach = originator(&client, only(REVIEWS));
+    for _ in 0..3 {
+        let ((near, far), reached, served) = meet(&serve, &reach).await.unwrap();
+        assert!(!near.is_resumed() && !far.is_resumed());
+        assert_eq!(reached.name(), REVIEWS);
+        assert!(served.is_some());
+        assert_eq!((near.held(), far.held()), (0, 0));
+    }
 }
 
 #[tokio::test]
