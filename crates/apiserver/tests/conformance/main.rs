@@ -3,11 +3,8 @@
 //! `tests/kube/build.sh` builds Kubernetes' own. Without it, this server is held against what it answered when it was
 //! last asked; with it, that record is checked too, and written anew where it is stale.
 
-#[path = "conformance/compare.rs"]
 mod compare;
-#[path = "conformance/real.rs"]
 mod real;
-#[path = "conformance/script.rs"]
 mod script;
 
 use std::path::Path;
