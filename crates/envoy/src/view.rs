@@ -162,6 +162,14 @@ impl Translator {
 }
 
 impl Last {
+    /// What the view was joined from beside these inbound resources.
+    fn outbound_beside(&self, inbound: &Arc<InboundResources>) -> Option<&Arc<Outbound>> {
+        match &self.parts {
+            Parts::Sidecar(outbound, with) if Arc::ptr_eq(with, inbound) => Some(outbound),
+            _ => None,
+        }
+    }
+
     /// The proxy's workload at another snapshot, and whether it is the one of the last.
     fn workload(&self, snapshot: &Snapshot) -> (Option<Arc<Workload>>, bool) {
         if snapshot.workloads.same(&self.snapshot.workloads) {
@@ -340,14 +348,24 @@ impl State {
         let old = last.map(|last| &*last.view);
         let sets = match parts {
             Parts::Sidecar(outbound, inbound) => {
-                let mut clusters = (*outbound.clusters).clone();
-                clusters.extend(inbound.clusters.iter().cloned());
-                let mut listeners = (*outbound.listeners).clone();
-                listeners.push(inbound.listener.clone());
+                let before = last.and_then(|last| last.outbound_beside(inbound));
+                let clusters = || {
+                    let mut clusters = (*outbound.clusters).clone();
+                    clusters.extend(inbound.clusters.iter().cloned());
+                    clusters
+                };
+                let listeners = || {
+                    let mut listeners = (*outbound.listeners).clone();
+                    listeners.push(inbound.listener.clone());
+                    listeners
+                };
+                let same_clusters = before.is_some_and(|was| Arc::ptr_eq(&was.clusters, &outbound.clusters));
+                let same_listeners =
+                    before.is_some_and(|was| Arc::ptr_eq(&was.listeners, &outbound.listeners));
                 vec![
-                    (type_url::CLUSTER, shared(old, type_url::CLUSTER, clusters)),
+                    (type_url::CLUSTER, shared(old, type_url::CLUSTER, same_clusters, clusters)),
                     (type_url::ENDPOINTS, Arc::clone(&outbound.endpoints)),
-                    (type_url::LISTENER, shared(old, type_url::LISTENER, listeners)),
+                    (type_url::LISTENER, shared(old, type_url::LISTENER, same_listeners, listeners)),
                     (type_url::NAME_TABLE, Arc::clone(&outbound.names)),
                 ]
             }
@@ -390,7 +408,15 @@ fn of_class<T>(
     value
 }
 
-/// The set that the old view had, when it is equal.
-fn shared(old: Option<&View>, type_url: &str, resources: Vec<Resource>) -> Arc<ResourceSet> {
-    kept_set(old.and_then(|old| old.set(type_url)), resources)
+/// The set that the old view had, when it is equal. Where it was joined from the same parts it is, and nothing is joined.
+fn shared(
+    old: Option<&View>,
+    type_url: &str,
+    same_parts: bool,
+    resources: impl FnOnce() -> Vec<Resource>,
+) -> Arc<ResourceSet> {
+    match old.and_then(|old| old.set(type_url)) {
+        Some(set) if same_parts => Arc::clone(set),
+        old => kept_set(old, resources()),
+    }
 }
