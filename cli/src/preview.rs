@@ -90,10 +90,10 @@ pub(crate) fn resources(args: &PreviewArgs, remarks: &mut Remarks) -> anyhow::Re
         other.report(remarks);
         sources.push(Source::other(cluster, other, &config, remarks));
     }
-    let settings = mesh::settings(&config, &args.proxy_cluster);
+    let settings = mesh::settings(&args.proxy_cluster);
     let snapshot = mesh::snapshot(sources, &config, networks);
     mesh::remark(&snapshot, remarks);
-    let proxy = subject.proxy(args, &config, &snapshot)?;
+    let proxy = subject.proxy(args, &config)?;
     let view = Translator::new(settings).view(&snapshot, &proxy);
     show::select(&view, args.kind, args.name.as_deref())
 }

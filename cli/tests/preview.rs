@@ -260,7 +260,7 @@ fn the_meshs_configuration_counts_and_what_is_not_honoured_is_named() {
     let err = said(&output);
     assert!(output.status.success(), "{err}");
     assert!(
-        err.contains("warning: mesh.yaml: not honoured: accessLogFile, defaultConfig.tracing\n"),
+        err.contains("warning: mesh.yaml: not honoured: defaultConfig.tracing\n"),
         "{err}"
     );
     let all: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -268,6 +268,7 @@ fn the_meshs_configuration_counts_and_what_is_not_honoured_is_named() {
     assert!(text.contains("spiffe://shop.example/ns/shop/sa/cart"), "the trust domain");
     assert!(!text.contains("istio-eastwestgateway"), "namespaces that are not discovered");
     let outbound = named(&all["listeners"], "virtualOutbound").to_string();
+    assert!(outbound.contains("/dev/stdout") && outbound.contains("%UPSTREAM_CLUSTER_RAW%"), "the access log");
     assert!(
         outbound.contains("BlackHoleCluster") && !outbound.contains("PassthroughCluster"),
         "REGISTRY_ONLY"

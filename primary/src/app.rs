@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::routing::get;
 use isthmus_ca::{Authority, Policy};
-use isthmus_envoy::{ControlPlane, Defaults, MeshSettings, OutboundPolicy, Translator};
+use isthmus_envoy::{AccessLog, ControlPlane, Defaults, MeshSettings, OutboundPolicy, Translator};
 use isthmus_kube::Cluster;
 use isthmus_kube::controllers;
 use isthmus_kube::mesh::{MeshInfo, SYSTEM_NAMESPACE};
@@ -31,6 +31,7 @@ use crate::api::join::Joining;
 use crate::caller::Callers;
 use crate::config::Config;
 use crate::link::Links;
+use crate::mesh::Reader;
 use crate::nodes::Clients;
 use crate::pipeline::Pipeline;
 use crate::serving::Serving;
@@ -85,7 +86,6 @@ impl App {
 
         let policy = Policy { default_ttl: config.leaf_ttl, ..Policy::default() };
         let authority = Arc::new(Authority::load(&config.cacerts, policy).context("--cacerts")?);
-        let serving = Arc::new(Serving::issue(&config, Arc::clone(&authority), clock.now())?);
         // A port of 0 is the system's choice: from here on everybody is told the one that it chose.
         let grpc = listener::bind(&mut config.grpc_address, "--grpc-address")?;
         let monitoring = listener::bind(&mut config.monitoring_address, "--monitoring-address")?;
@@ -96,6 +96,9 @@ impl App {
             monitoring: config.monitoring_address,
         };
         let cluster = source.cluster();
+        let mut mesh = Reader::open(&config, &cluster, &metrics).await?;
+        mesh.settle(&mut config);
+        let serving = Arc::new(Serving::issue(&config, Arc::clone(&authority), clock.now())?);
         prepare(&cluster, &config, &authority).await?;
         controllers::run(&cluster, config.cluster.clone(), source.controllers(), &tasks);
 
@@ -103,7 +106,7 @@ impl App {
         let (links, peer_changes) =
             Links::build(&config, &cluster, serving.identity(), Arc::clone(&clock), &metrics, &tasks).await?;
         let allocations = config.data_dir.join("allocations.json");
-        let mut pipeline = Pipeline::new(registry(&config), allocations, receive, peer_changes)?;
+        let mut pipeline = Pipeline::new(registry(&config), allocations, receive, peer_changes, mesh.mesh())?;
         for peer in links.known() {
             pipeline.link(&peer);
         }
@@ -124,11 +127,10 @@ impl App {
             move || views.streams()
         });
         let registrar = registrar(&config, &source, &clock, &tasks);
-        let callers = Callers { cluster: cluster.clone(), trust_domain: config.trust_domain.clone() };
+        let callers = Callers { cluster: cluster.clone(), trust_domain: config.trust_domain() };
         let clients = Clients {
             callers: callers.clone(),
             cluster: config.cluster.clone(),
-            network: config.network.clone(),
             views: views.clone(),
             registrar: registrar.clone(),
             synced: synced(pipeline.snapshots(), &tasks),
@@ -156,6 +158,7 @@ impl App {
             authority,
             identity: serving.identity().clone(),
             peers: Box::new(move || links.status()),
+            mesh: mesh.report(),
             clock: Arc::clone(&clock),
         });
         let tls = server_config(serving.identity(), ClientAuth::Optional, &[b"h2"]);
@@ -240,11 +243,11 @@ async fn prepare(cluster: &Cluster, config: &Config, authority: &Authority) -> a
         cluster.set_network(config.network.as_str()).await?;
     }
     let info = MeshInfo {
-        mesh_id: config.mesh_id.clone(),
+        mesh_id: config.mesh_id().to_string(),
         cluster: config.cluster.to_string(),
         network: config.network.to_string(),
         revision: config.revision.to_string(),
-        trust_domain: config.trust_domain.to_string(),
+        trust_domain: config.trust_domain().to_string(),
         server_name: config.server_name(),
         addresses: config.control_plane_addresses().iter().map(ToString::to_string).collect(),
         roots: authority.roots_pem().to_string(),
@@ -260,8 +263,8 @@ fn registry(config: &Config) -> Registry {
     Registry::new(Settings {
         cluster: config.cluster.clone(),
         network: config.network.clone(),
-        trust_domain: config.trust_domain.clone(),
-        root_namespace: system_namespace(),
+        trust_domain: config.trust_domain(),
+        system_namespace: system_namespace(),
         domain: "cluster.local".into(),
     })
 }
@@ -270,9 +273,8 @@ fn mesh_settings(config: &Config) -> MeshSettings {
     let mut names = vec![config.server_name()];
     names.extend(config.istio_names().into_iter().filter(|name| *name != "localhost").map(String::from));
     MeshSettings {
-        trust_domain: config.trust_domain.clone(),
+        trust_domain: config.trust_domain(),
         trust_domain_aliases: Vec::new(),
-        mesh_id: config.mesh_id.clone(),
         cluster: config.cluster.clone(),
         root_namespace: system_namespace(),
         domain: "cluster.local".to_string(),
@@ -280,6 +282,7 @@ fn mesh_settings(config: &Config) -> MeshSettings {
         outbound_policy: OutboundPolicy::AllowAny,
         defaults: Defaults::default(),
     }
+        access_log: AccessLog::default(),
 }
 
 fn registrar(config: &Config, source: &Source, clock: &Arc<dyn Clock>, tasks: &TaskGroup) -> Registrar {

@@ -77,14 +77,20 @@ pub struct Config {
     /// Where metrics and readiness listen
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15014")]
     pub monitoring_address: SocketAddr,
-    /// Mesh that this cluster belongs to
-    #[arg(long, value_name = "ID", default_value = "mesh1")]
-    pub mesh_id: String,
-    /// Trust domain of the identities that it issues
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    pub trust_domain: TrustDomain,
-    /// Revision of this control plane
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    /// Istio's MeshConfig, in place of key `mesh` of ConfigMap istio-system/istio; read again when it changes
+    #[arg(long, value_name = "FILE", help_heading = "The mesh")]
+    pub mesh_config: Option<PathBuf>,
+    /// Istio's MeshNetworks, in place of key `meshNetworks` of that ConfigMap; read again when they change
+    #[arg(long, value_name = "FILE", help_heading = "The mesh")]
+    pub mesh_networks: Option<PathBuf>,
+    /// Mesh that this cluster belongs to [default: as MeshConfig says, else mesh1]
+    #[arg(long, value_name = "ID", help_heading = "The mesh")]
+    pub mesh_id: Option<String>,
+    /// Trust domain of the identities that it issues [default: as MeshConfig says, else cluster.local]
+    #[arg(long, value_name = "DOMAIN", help_heading = "The mesh")]
+    pub trust_domain: Option<TrustDomain>,
+    /// Revision of this control plane; of another than `default` the mesh's ConfigMap is istio-NAME
+    #[arg(long, value_name = "NAME", default_value = "default", help_heading = "The mesh")]
     pub revision: ClusterId,
     /// Validity of workload certificates
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
@@ -104,7 +110,10 @@ Examples:
       --cacerts east --advertise 10.1.0.2
   isthmus-primary --kubeconfig ~/.kube/config --context east --cluster east --network east \\
       --data-dir /var/lib/isthmus --cacerts east --advertise 10.1.0.2
-  kubectl --kubeconfig /var/lib/isthmus/admin.kubeconfig get serviceentries,workloadentries,pods -A";
+  kubectl --kubeconfig /var/lib/isthmus/admin.kubeconfig get serviceentries,workloadentries,pods -A
+
+MeshConfig and MeshNetworks are read as istiod reads them, and take effect as they change. One that is bad is refused by field, and what was \
+good before stays in force; `isthmus status` says so. docs/mesh-config.md lists the fields that are in force.";
 
 /// `250ms`, `10s`, `5m`, `24h`, `90d`.
 fn duration(text: &str) -> Result<Duration, String> {
@@ -124,6 +133,19 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Config {
+    /// The mesh.
+    #[must_use]
+    pub fn mesh_id(&self) -> &str {
+        self.mesh_id.as_deref().unwrap_or("mesh1")
+    }
+
+    /// The trust domain.
+    #[must_use]
+    pub fn trust_domain(&self) -> TrustDomain {
+        let default = || TrustDomain::new("cluster.local").expect("a constant that is a trust domain");
+        self.trust_domain.clone().unwrap_or_else(default)
+    }
+
     /// `REVISION.CLUSTER.federation.isthmus.internal`: what this control plane is called on the wire.
     #[must_use]
     pub fn server_name(&self) -> String {

@@ -11,6 +11,7 @@ pub mod describe;
 pub mod files;
 pub mod link;
 pub mod listener;
+pub mod mesh;
 pub mod nodes;
 pub mod pipeline;
 pub mod serving;

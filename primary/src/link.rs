@@ -64,7 +64,7 @@ impl Links {
             .context("the folder for peers' last good records")?;
         let (hub, changes) = Federation::new(Parts {
             me: Me {
-                mesh_id: config.mesh_id.as_str().into(),
+                mesh_id: config.mesh_id().into(),
                 cluster: config.cluster.clone(),
                 revision: config.revision.clone().into(),
                 network: config.network.clone(),

@@ -9,7 +9,7 @@ use isthmus_kube::registration::{
     Registered, Registrar, Registration, RegistrationError, RegistrationRequest,
 };
 use isthmus_lifecycle::{OnFailure, TaskGroup};
-use isthmus_model::{ClusterId, NetworkId, SpiffeId};
+use isthmus_model::{ClusterId, SpiffeId};
 use isthmus_xds::server::{Arrival, Closed, HealthReport, Nodes, Session, StreamEvents};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
@@ -25,8 +25,6 @@ const REPORTS: usize = 16;
 pub struct Clients {
     /// Cluster that workloads belong to.
     pub cluster: ClusterId,
-    /// Network of workloads that name none.
-    pub network: NetworkId,
     /// Who they are.
     pub callers: Callers,
     /// Views of proxies.
@@ -92,7 +90,7 @@ impl Clients {
 
     fn proxy(&self, id: &SpiffeId, node: &Node, registered: Option<&Registered>) -> Proxy {
         let name = registered.map_or_else(|| Arc::clone(&node.name), |object| object.name().into());
-        node.proxy(name, Arc::clone(&id.service_account), &self.cluster, &self.network)
+        node.proxy(name, Arc::clone(&id.service_account), &self.cluster)
     }
 }
 
@@ -123,7 +121,9 @@ impl Nodes for Clients {
 
     async fn connect(&self, arrival: Arrival) -> Result<Session, Status> {
         let id = self.callers.identify(&arrival.extensions).await?;
-        let node = Node::read(&arrival.node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mesh = Arc::clone(&self.views.snapshot().mesh);
+        let node = Node::read(&arrival.node, &mesh.config)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.check(&id, &node)
             .inspect_err(|status| tracing::warn!(status = status.message(), "stream refused"))?;
         if !*self.synced.borrow() {
@@ -135,8 +135,8 @@ impl Nodes for Clients {
             tracing::warn!(status = status.message(), "registration refused");
         })?;
         let proxy = self.proxy(&id, &node, registered.as_ref());
-        let kind = proxy.kind.as_str();
-        tracing::info!(kind, name = %proxy.name, namespace = %proxy.namespace, network = %proxy.network, "proxy connected");
+        let (kind, network) = (proxy.kind.as_str(), proxy.network_in(&self.views.snapshot()));
+        tracing::info!(kind, name = %proxy.name, namespace = %proxy.namespace, %network, "proxy connected");
         let views = self.views.open(arrival.stream, proxy);
         let (stream, open) = (arrival.stream, self.views.clone());
         let events: Box<dyn StreamEvents> = match registered {

@@ -14,6 +14,7 @@ use isthmus_lifecycle::Signal;
 use isthmus_model::{ClusterId, Hostname, PeerChange};
 use isthmus_registry::{Registry, Snapshot};
 use isthmus_resources::Event;
+use isthmus_resources::mesh::Mesh;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -32,6 +33,7 @@ pub struct Pipeline {
     allocations: PathBuf,
     events: mpsc::Receiver<Event>,
     peers: mpsc::Receiver<(ClusterId, PeerChange)>,
+    mesh: watch::Receiver<Mesh>,
     out: watch::Sender<Arc<Snapshot>>,
     streams: Box<dyn Fn() -> usize + Send>,
     names: Names,
@@ -53,7 +55,9 @@ impl Pipeline {
         allocations: PathBuf,
         events: mpsc::Receiver<Event>,
         peers: mpsc::Receiver<(ClusterId, PeerChange)>,
+        mut mesh: watch::Receiver<Mesh>,
     ) -> anyhow::Result<Self> {
+        registry.set_mesh(mesh.borrow_and_update().clone());
         if let Some(text) = files::read(&allocations)? {
             let kept: BTreeMap<Hostname, Ipv4Addr> = serde_json::from_slice(&text).with_context(|| {
                 format!(
@@ -64,7 +68,8 @@ impl Pipeline {
             registry.allocator_mut().restore(kept);
         }
         let out = watch::Sender::new(registry.snapshot());
-        Ok(Self { registry, allocations, events, peers, out, streams: Box::new(|| 0), names: Names::new() })
+        let (streams, names) = (Box::new(|| 0), Names::new());
+        Ok(Self { registry, allocations, events, peers, mesh, out, streams, names })
     }
 
     /// Snapshots as they are published.
@@ -128,6 +133,7 @@ impl Pipeline {
                 }
                 None => return false,
             },
+            Ok(()) = self.mesh.changed() => self.registry.set_mesh(self.mesh.borrow_and_update().clone()),
             found = self.names.next() => for (name, addresses) in found {
                 self.registry.found(&name, addresses);
             },

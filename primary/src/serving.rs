@@ -77,7 +77,7 @@ fn names(config: &Config) -> Names {
     ips.push(IpAddr::from([127, 0, 0, 1]));
     ips.dedup();
     let spiffe = SpiffeId {
-        trust_domain: config.trust_domain.clone(),
+        trust_domain: config.trust_domain(),
         namespace: Namespace::new("istio-system").expect("a valid namespace"),
         service_account: "istiod".into(),
     };

@@ -15,13 +15,16 @@ use isthmus_ca::Authority;
 use isthmus_kube::Cluster;
 use isthmus_kube::registration::Registrar;
 use isthmus_lifecycle::Clock;
-use isthmus_model::status::{CertificateStatus, MeshStatus, PeerStatus, ProxyStatus, TypeStatus, VmStatus};
+use isthmus_model::status::{
+    CertificateStatus, DocumentStatus, MeshStatus, PeerStatus, ProxyStatus, TypeStatus, VmStatus,
+};
 use isthmus_resources::Kind;
 use isthmus_tls::Identity;
 use isthmus_xds::Streams;
 use isthmus_xds::flavour::short_name;
 use isthmus_xds::subscription::{Standing, TypeReport};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::describe;
@@ -45,6 +48,8 @@ pub struct Pages {
     pub identity: Identity,
     /// Peers' states.
     pub peers: Box<dyn Fn() -> Vec<PeerStatus> + Send + Sync>,
+    /// What the mesh is configured with beside its objects.
+    pub mesh: watch::Receiver<Vec<DocumentStatus>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -88,16 +93,17 @@ async fn status(State(pages): State<Arc<Pages>>) -> Response {
     };
     let config = &pages.config;
     Json(MeshStatus {
-        mesh_id: config.mesh_id.clone(),
+        mesh_id: config.mesh_id().to_string(),
         cluster: config.cluster.to_string(),
         network: config.network.to_string(),
         revision: config.revision.to_string(),
-        trust_domain: config.trust_domain.to_string(),
+        trust_domain: config.trust_domain().to_string(),
         snapshot: pages.views.snapshot().number,
         peers: (pages.peers)(),
         proxies: proxies(&pages),
         vms,
         certificates: certificates(&pages),
+        configuration: pages.mesh.borrow().clone(),
     })
     .into_response()
 }
@@ -151,7 +157,7 @@ fn proxies(pages: &Pages) -> Vec<ProxyStatus> {
         Some(ProxyStatus {
             name: format!("{}.{}", proxy.name, proxy.namespace),
             kind: proxy.kind.as_str().to_string(),
-            network: proxy.network.to_string(),
+            network: proxy.network_in(&pages.views.snapshot()).to_string(),
             address: proxy.ips.first().map(ToString::to_string).unwrap_or_default(),
             connected_ms: u64::try_from(stream.age.as_millis()).unwrap_or(u64::MAX),
             types: stream.types.iter().map(type_status).collect(),

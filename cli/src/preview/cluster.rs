@@ -44,7 +44,6 @@ impl Source {
     fn of(cluster: ClusterId, read: Read, config: &MeshConfig, remarks: &mut Remarks) -> Self {
         let mut objects: Vec<Object> = read.objects.into_values().map(|item| item.object).collect();
         discover(&mut objects, config);
-        objects.iter_mut().for_each(|object| config.make_visible(object));
         give_cluster_ips(&cluster, &mut objects, remarks);
         give_addresses(&mut objects);
         let slices = missing_slices(&objects);
@@ -54,7 +53,7 @@ impl Source {
     }
 }
 
-/// Leaves namespaces out that the mesh does not discover, with all that is in them.
+/// Leaves namespaces out that the mesh does not discover, with all that is in them: nothing is to be said of them either.
 fn discover(objects: &mut Vec<Object>, config: &MeshConfig) {
     if config.discovery_selectors.is_empty() {
         return;
@@ -68,7 +67,7 @@ fn discover(objects: &mut Vec<Object>, config: &MeshConfig) {
         None => true,
         Some(namespace) => {
             let labels = namespaces.get(namespace.as_str()).cloned().unwrap_or_default();
-            config.discovery_selectors.iter().any(|selector| selector.matches(&labels))
+            config.discovers(&labels)
         }
     });
 }

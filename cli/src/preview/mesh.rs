@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use isthmus_envoy::{ControlPlane, Defaults, MeshSettings, OutboundPolicy};
+use isthmus_envoy::{AccessLog, ControlPlane, Defaults, MeshSettings, OutboundPolicy};
 use isthmus_model::{ClusterId, Namespace, NetworkId, TrustDomain};
-use isthmus_registry::{CONFIG_KINDS, CORE_KINDS, MeshOptions, Registry, Settings, Snapshot};
-use isthmus_resources::istio::OutboundMode;
-use isthmus_resources::mesh::{MeshConfig, Networks};
+use isthmus_registry::{CONFIG_KINDS, CORE_KINDS, Registry, Settings, Snapshot};
+use isthmus_resources::mesh::{Mesh, MeshConfig, Networks};
 use isthmus_resources::{Change, Event, Kind, Object};
 
 use super::Remarks;
@@ -16,56 +15,40 @@ use super::cluster::Source;
 
 const DOMAIN: &str = "cluster.local";
 
-fn root_namespace(config: &MeshConfig) -> Namespace {
-    let named = config.root_namespace.clone();
-    named.unwrap_or_else(|| Namespace::new("istio-system").expect("a constant that is a namespace"))
+fn system_namespace() -> Namespace {
+    Namespace::new("istio-system").expect("a constant that is a namespace")
 }
 
-fn trust_domain(config: &MeshConfig) -> TrustDomain {
-    let named = config.trust_domain.clone();
-    named.unwrap_or_else(|| TrustDomain::new(DOMAIN).expect("a constant that is a trust domain"))
+fn trust_domain() -> TrustDomain {
+    TrustDomain::new(DOMAIN).expect("a constant that is a trust domain")
 }
 
-/// What translation is told once.
-pub(super) fn settings(config: &MeshConfig, cluster: &ClusterId) -> MeshSettings {
-    let trust_domain = trust_domain(config);
-    let mesh_id = match config.default_config.mesh_id.as_str() {
-        "" => trust_domain.to_string(),
-        id => id.to_string(),
-    };
+/// What translation is told once; what the mesh's configuration says comes with the snapshot.
+pub(super) fn settings(cluster: &ClusterId) -> MeshSettings {
     MeshSettings {
-        trust_domain,
-        trust_domain_aliases: config.trust_domain_aliases.clone(),
-        mesh_id,
+        trust_domain: trust_domain(),
+        trust_domain_aliases: Vec::new(),
         cluster: cluster.clone(),
-        root_namespace: root_namespace(config),
+        root_namespace: system_namespace(),
         domain: DOMAIN.to_string(),
         control_plane: ControlPlane::default(),
-        outbound_policy: match config.outbound_traffic_policy.map(|policy| policy.mode) {
-            Some(OutboundMode::RegistryOnly) => OutboundPolicy::RegistryOnly,
-            _ => OutboundPolicy::AllowAny,
-        },
-        defaults: Defaults {
-            connect_timeout: config.connect_timeout,
-            keepalive: config.tcp_keepalive.clone(),
-            locality: config.locality_lb_setting.clone(),
-            plain: config.enable_auto_mtls == Some(false),
-        },
+        outbound_policy: OutboundPolicy::AllowAny,
+        defaults: Defaults::default(),
+        access_log: AccessLog::default(),
     }
 }
 
 /// The state of the mesh once all of this was read.
 pub(super) fn snapshot(sources: Vec<Source>, config: &MeshConfig, networks: Networks) -> Arc<Snapshot> {
     let own = sources.first().map_or_else(ClusterId::unnamed, |source| source.cluster.clone());
-    let options = MeshOptions { networks, service_settings: config.service_settings.clone() };
     let mut registry = Registry::new(Settings {
         cluster: own,
         network: NetworkId::unnamed(),
-        trust_domain: trust_domain(config),
-        root_namespace: root_namespace(config),
+        trust_domain: trust_domain(),
+        system_namespace: system_namespace(),
         domain: DOMAIN.into(),
     })
-    .with_mesh(options);
+    .with_mesh(Mesh { config: config.clone(), networks });
     for source in sources {
         let mut by_kind: BTreeMap<Kind, Vec<Object>> =
             CORE_KINDS.iter().chain(&CONFIG_KINDS).map(|kind| (*kind, Vec::new())).collect();

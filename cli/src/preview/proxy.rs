@@ -11,7 +11,6 @@ use envoy_types::pb::google::protobuf as wkt;
 use isthmus_envoy::Proxy;
 use isthmus_envoy::node::Node;
 use isthmus_model::{Labels, Locality, NetworkId, Selector};
-use isthmus_registry::Snapshot;
 use isthmus_resources::convert::workload_labels;
 use isthmus_resources::mesh::MeshConfig;
 use isthmus_resources::{Kind, Object};
@@ -94,14 +93,10 @@ impl Subject {
     }
 
     /// The proxy, read from the node that it would show.
-    pub(super) fn proxy(
-        &mut self,
-        args: &PreviewArgs,
-        config: &MeshConfig,
-        snapshot: &Snapshot,
-    ) -> anyhow::Result<Proxy> {
-        let mut metadata: BTreeMap<&str, &str> = config.node_metadata().collect();
-        metadata.extend(self.environment.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    pub(super) fn proxy(&mut self, args: &PreviewArgs, config: &MeshConfig) -> anyhow::Result<Proxy> {
+        let own = self.environment.iter();
+        let mut metadata: BTreeMap<&str, &str> =
+            own.map(|(key, value)| (key.as_str(), value.as_str())).collect();
         metadata.extend(args.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         let namespace = metadata.get("NAMESPACE").map_or(self.namespace.as_str(), |text| text).to_string();
         if !args.ips.is_empty() {
@@ -142,12 +137,9 @@ impl Subject {
             }),
             ..core::Node::default()
         };
-        let node = Node::read(&wire).context("--meta")?;
-        let cluster = &args.proxy_cluster;
-        let workload = snapshot.workload(cluster, &node.namespace, &node.name, &node.ips);
-        let network = workload.map(|workload| &workload.network).or_else(|| snapshot.networks.get(cluster));
+        let node = Node::read(&wire, config).context("--meta")?;
         let account = node.service_account.clone().unwrap_or_else(|| "default".into());
-        Ok(node.proxy(Arc::clone(&node.name), account, cluster, &network.cloned().unwrap_or_default()))
+        Ok(node.proxy(Arc::clone(&node.name), account, &args.proxy_cluster))
     }
 }
 

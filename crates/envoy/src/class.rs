@@ -28,11 +28,10 @@ pub(crate) struct Class {
 }
 
 impl Class {
-    /// The class of a proxy under a configuration.
+    /// The class of a proxy under a configuration, by the labels, place and network that it is found to have.
     pub(crate) fn of(
         proxy: &Proxy,
-        labels: &Labels,
-        locality: &Locality,
+        (labels, locality, network): (&Labels, &Locality, NetworkId),
         config: &Config,
         nodes_matter: bool,
     ) -> Self {
@@ -49,7 +48,7 @@ impl Class {
             kind: proxy.kind,
             namespace: proxy.namespace.clone(),
             cluster: proxy.cluster.clone(),
-            network: proxy.network.clone(),
+            network,
             locality: locality.clone(),
             network_view,
             dns_capture: proxy.dns_capture,

@@ -10,6 +10,7 @@ use isthmus_registry::peer_auth::PeerPolicies;
 use isthmus_registry::{Gateways, MeshService, Snapshot};
 use isthmus_resources::istio::Subset;
 
+use crate::access_log::AccessLog;
 use crate::cache::{Cache, Pins};
 use crate::class::Class;
 use crate::cluster::{self, Target, Use, is_nameable, is_tcp};
@@ -138,7 +139,7 @@ impl Encoded {
         &mut self,
         class: &Class,
         inputs: &Inputs,
-        unknown: OutboundPolicy,
+        (unknown, log): (OutboundPolicy, &AccessLog),
     ) -> Vec<Resource> {
         let service = &inputs.service;
         let own = addresses(class, service, &inputs.endpoints);
@@ -153,7 +154,7 @@ impl Encoded {
                 let paths = inputs.paths(class, port, unknown);
                 for address in addresses {
                     let key = (*address, port.number, bound, paths.clone());
-                    let made = || (listener(*address, port.number, bound, &paths), Vec::new());
+                    let made = || (listener(*address, port.number, bound, &paths, log), Vec::new());
                     found.push(self.listeners.get(key, made));
                 }
             }

@@ -108,7 +108,9 @@ impl Router {
             builder.port(*place, port, &passed);
         }
         let Builder { listeners, routed, .. } = builder;
-        let listeners = listeners.into_iter().filter_map(|(place, chains)| chains.listener(place, class));
+        let log = &settings.access_log;
+        let listeners =
+            listeners.into_iter().filter_map(|(place, chains)| chains.listener(place, class, log));
         let listeners = kept_set(old.map(|old| &old.listeners), listeners.collect());
         let names = class.on_demand.then(|| {
             let tables = exported::tables(&plan, &passed);

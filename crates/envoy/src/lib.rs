@@ -4,6 +4,7 @@
 //! encoded for the same inputs is shared, between snapshots and between proxies: clusters and assignments by the addresses of
 //! their inputs ([`cache`]), whole lists by class of proxy ([`class`]), views by what they are joined from.
 
+mod access_log;
 mod cache;
 mod class;
 mod cluster;
@@ -26,5 +27,6 @@ pub mod settings;
 mod view;
 mod wire;
 
+pub use access_log::AccessLog;
 pub use settings::{ControlPlane, Defaults, MeshSettings, OutboundPolicy, Proxy, ProxyKind};
 pub use view::Translator;

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 use isthmus_model::{ClusterId, InvalidName, Labels, Locality, Namespace, NetworkId};
+use isthmus_resources::mesh::MeshConfig;
 
 use crate::settings::{Proxy, ProxyKind};
 
@@ -84,15 +85,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// Reads a node.
+    /// Reads a node. What it does not say itself the mesh's configuration says (`defaultConfig.proxyMetadata`).
     ///
     /// # Errors
     /// When the id or a name in the metadata is malformed.
-    pub fn read(wire: &WireNode) -> Result<Self, InvalidNode> {
+    pub fn read(wire: &WireNode, mesh: &MeshConfig) -> Result<Self, InvalidNode> {
         let id = || wire.id.clone();
         let parts: Vec<&str> = wire.id.split('~').collect();
         let [kind, ip, workload, domain] = parts[..] else { return Err(InvalidNode::Id(id())) };
-        let metadata = Metadata(wire.metadata.as_ref());
+        let metadata = Metadata { own: wire.metadata.as_ref(), mesh };
         let grpc = metadata.text("GENERATOR") == Some("grpc");
         let kind = match kind {
             "sidecar" if grpc => ProxyKind::Grpc,
@@ -141,23 +142,16 @@ impl Node {
         })
     }
 
-    /// The proxy that it is, under the name and account that it has been found to have, in a cluster; `network` is that of workloads
-    /// which name none.
+    /// The proxy that it is, under the name and account that it has been found to have, in a cluster.
     #[must_use]
-    pub fn proxy(
-        &self,
-        name: Arc<str>,
-        account: Arc<str>,
-        cluster: &ClusterId,
-        network: &NetworkId,
-    ) -> Proxy {
+    pub fn proxy(&self, name: Arc<str>, account: Arc<str>, cluster: &ClusterId) -> Proxy {
         Proxy {
             kind: self.kind,
             namespace: self.namespace.clone(),
             name,
             service_account: account,
             cluster: cluster.clone(),
-            network: if self.network.is_unnamed() { network.clone() } else { self.network.clone() },
+            network: self.network.clone(),
             locality: self.locality.clone(),
             ips: self.ips.clone(),
             labels: self.labels.clone(),
@@ -173,27 +167,31 @@ fn named(key: &'static str) -> impl Fn(InvalidName) -> InvalidNode {
     move |source| InvalidNode::Name { key, source }
 }
 
-struct Metadata<'a>(Option<&'a Struct>);
+struct Metadata<'a> {
+    own: Option<&'a Struct>,
+    mesh: &'a MeshConfig,
+}
 
 impl<'a> Metadata<'a> {
     fn value(&self, key: &str) -> Option<&'a Kind> {
-        self.0?.fields.get(key)?.kind.as_ref()
+        self.own?.fields.get(key)?.kind.as_ref()
     }
 
     /// A string that is not empty.
     fn text(&self, key: &str) -> Option<&'a str> {
-        match self.value(key)? {
-            Kind::StringValue(text) if !text.is_empty() => Some(text),
-            _ => None,
-        }
+        let text = match self.value(key) {
+            Some(Kind::StringValue(text)) => Some(text.as_str()),
+            Some(_) => None,
+            None => self.mesh.node_metadata(key),
+        };
+        text.filter(|text| !text.is_empty())
     }
 
     /// Istio writes booleans as strings.
     fn truth(&self, key: &str) -> bool {
         match self.value(key) {
             Some(Kind::BoolValue(value)) => *value,
-            Some(Kind::StringValue(text)) => matches!(text.as_str(), "true" | "1"),
-            _ => false,
+            _ => matches!(self.text(key), Some("true" | "1")),
         }
     }
 
@@ -238,6 +236,10 @@ impl<'a> Metadata<'a> {
 mod tests {
     use super::*;
 
+    fn read(wire: &WireNode) -> Result<Node, InvalidNode> {
+        Node::read(wire, &MeshConfig::default())
+    }
+
     fn text(value: &str) -> Value {
         Value { kind: Some(Kind::StringValue(value.to_string())) }
     }
@@ -249,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_sidecar_is_read_with_its_metadata() {
-        let node = Node::read(&wire(
+        let node = read(&wire(
             "sidecar~10.1.0.9~reviews-v2.default~default.svc.cluster.local",
             &[
                 ("NETWORK", "east"),
@@ -283,7 +285,7 @@ mod tests {
         let checked = |config: Value| {
             let mut node = wire("sidecar~10.1.0.9~a.b~b.svc", &[]);
             node.metadata.as_mut().unwrap().fields.insert("PROXY_CONFIG".to_string(), config);
-            Node::read(&node).unwrap().health_checked
+            read(&node).unwrap().health_checked
         };
         assert!(checked(object(vec![("readinessProbe", object(vec![("periodSeconds", text("1"))]))])));
         assert!(!checked(object(vec![("statusPort", text("15020"))])));
@@ -292,14 +294,23 @@ mod tests {
 
     #[test]
     fn a_malformed_node_is_refused_by_what_is_wrong() {
-        assert!(matches!(Node::read(&wire("sidecar~10.1.0.9~a", &[])), Err(InvalidNode::Id(_))));
-        assert!(matches!(
-            Node::read(&wire("ztunnel~10.1.0.9~a.b~b.svc", &[])),
-            Err(InvalidNode::Kind { .. })
-        ));
-        assert!(matches!(Node::read(&wire("sidecar~nine~a.b~b.svc", &[])), Err(InvalidNode::Ip { .. })));
-        let bad =
-            Node::read(&wire("sidecar~10.1.0.9~a.b~b.svc", &[("NETWORK", "a b")])).unwrap_err().to_string();
+        assert!(matches!(read(&wire("sidecar~10.1.0.9~a", &[])), Err(InvalidNode::Id(_))));
+        assert!(matches!(read(&wire("ztunnel~10.1.0.9~a.b~b.svc", &[])), Err(InvalidNode::Kind { .. })));
+        assert!(matches!(read(&wire("sidecar~nine~a.b~b.svc", &[])), Err(InvalidNode::Ip { .. })));
+        let bad = read(&wire("sidecar~10.1.0.9~a.b~b.svc", &[("NETWORK", "a b")])).unwrap_err().to_string();
         assert!(bad.starts_with("node metadata NETWORK: network \"a b\""), "{bad}");
+    }
+
+    #[test]
+    fn what_a_node_does_not_say_the_mesh_says() {
+        let text =
+            "defaultConfig: {proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true', ISTIO_META_NETWORK: lab}}";
+        let mesh = MeshConfig::read(text).unwrap().0;
+        let of = |metadata: &[(&str, &str)]| {
+            let node = Node::read(&wire("sidecar~10.1.0.9~a.b~b.svc", metadata), &mesh).unwrap();
+            (node.dns_capture, node.network.to_string())
+        };
+        assert_eq!(of(&[]), (true, "lab".to_string()));
+        assert_eq!(of(&[("DNS_CAPTURE", "false"), ("NETWORK", "west")]), (false, "west".to_string()));
     }
 }

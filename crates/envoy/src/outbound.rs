@@ -6,6 +6,7 @@ use std::sync::Arc;
 use isthmus_proto::resource::{Resource, ResourceSet};
 use isthmus_registry::{MeshService, ServiceKey, Snapshot};
 
+use crate::access_log::AccessLog;
 use crate::class::Class;
 use crate::cluster::Use;
 use crate::config::Config;
@@ -90,7 +91,7 @@ impl Outbound {
             let shared = || known.alike.and_then(|alike| alike.fragment(&key)).filter(same);
             let fragment = match own.or_else(|| shared().filter(|_| inputs.routes.is_none())) {
                 Some(fragment) => Arc::clone(fragment),
-                None => Arc::new(Fragment::build(snapshot, class, inputs, encoded, (&domain, unknown))),
+                None => Arc::new(Fragment::build(source, class, inputs, encoded, unknown)),
             };
             positions.insert(key, fragments.len());
             fragments.push(fragment);
@@ -102,7 +103,8 @@ impl Outbound {
         {
             return Arc::clone(alike);
         }
-        Arc::new(Self::join(fragments, Arc::new(positions), unknown, class, old.map(|old| &**old)))
+        let log = &source.settings.access_log;
+        Arc::new(Self::join(fragments, Arc::new(positions), (unknown, log), class, old.map(|old| &**old)))
     }
 
     fn fragment(&self, key: &ServiceKey) -> Option<&Arc<Fragment>> {
@@ -127,17 +129,17 @@ impl Outbound {
             let service = Arc::clone(&fragments[*position].inputs.service);
             let seen = fragments[*position].inputs.seen.clone();
             let inputs = Inputs { seen, ..inputs(source.snapshot, class, &service, source.config, &domain) };
-            fragments[*position] =
-                Arc::new(Fragment::build(source.snapshot, class, inputs, encoded, (&domain, self.unknown)));
+            fragments[*position] = Arc::new(Fragment::build(source, class, inputs, encoded, self.unknown));
         }
-        Arc::new(Self::join(fragments, Arc::clone(&self.positions), self.unknown, class, Some(self)))
+        let told = (self.unknown, &source.settings.access_log);
+        Arc::new(Self::join(fragments, Arc::clone(&self.positions), told, class, Some(self)))
     }
 
     /// The lists of these fragments; a list to which no fragment adds anything new is the old one.
     fn join(
         fragments: Vec<Arc<Fragment>>,
         positions: Arc<HashMap<ServiceKey, usize>>,
-        unknown: OutboundPolicy,
+        (unknown, log): (OutboundPolicy, &AccessLog),
         class: &Class,
         old: Option<&Self>,
     ) -> Self {
@@ -174,8 +176,8 @@ impl Outbound {
             Some(old) => Arc::clone(&old.listeners),
             None => {
                 let mut listeners = without_conflicts(&fragments);
-                listeners.extend(open::listeners(oldest_first(&fragments), unknown, class.ipv4));
-                listeners.push(virtual_outbound(unknown, class.ipv4));
+                listeners.extend(open::listeners(oldest_first(&fragments), unknown, class.ipv4, log));
+                listeners.push(virtual_outbound(unknown, class.ipv4, log));
                 kept(old.map(|old| &old.listeners), listeners)
             }
         };
@@ -271,12 +273,13 @@ fn oldest_first(fragments: &[Arc<Fragment>]) -> impl Iterator<Item = &Open> {
 
 impl Fragment {
     fn build(
-        snapshot: &Snapshot,
+        source: &Source<'_>,
         class: &Class,
         inputs: Inputs,
         encoded: &mut Encoded,
-        (domain, unknown): (&str, OutboundPolicy),
+        unknown: OutboundPolicy,
     ) -> Self {
+        let Source { snapshot, settings, .. } = *source;
         let service = Arc::clone(&inputs.service);
         let mut clusters = Vec::new();
         let mut endpoints = Vec::new();
@@ -290,9 +293,9 @@ impl Fragment {
         Self {
             clusters,
             endpoints,
-            listeners: encoded.service_listeners(class, &inputs, unknown),
+            listeners: encoded.service_listeners(class, &inputs, (unknown, &settings.access_log)),
             open: open::chains(class, &inputs, unknown),
-            names: names::entries(snapshot, class, &service, &inputs.endpoints, domain),
+            names: names::entries(snapshot, class, &service, &inputs.endpoints, &settings.domain),
             inputs,
         }
     }

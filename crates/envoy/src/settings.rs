@@ -4,7 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use isthmus_model::{ClusterId, Labels, Locality, Namespace, NetworkId, SpiffeId, TrustDomain};
-use isthmus_resources::istio::{Duration, LocalityLb, TcpKeepalive};
+use isthmus_registry::{Snapshot, Workload};
+use isthmus_resources::istio::{Duration, LocalityLb, OutboundMode, TcpKeepalive};
+use isthmus_resources::mesh::MeshConfig;
+
+use crate::access_log::AccessLog;
 
 /// Settings that are the same for every proxy of one control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +17,6 @@ pub struct MeshSettings {
     pub trust_domain: TrustDomain,
     /// Former names of it, accepted and expanded in policies.
     pub trust_domain_aliases: Vec<TrustDomain>,
-    /// Mesh.
-    pub mesh_id: String,
     /// The cluster whose control plane this is.
     pub cluster: ClusterId,
     /// Namespace of mesh-wide policies.
@@ -27,6 +29,46 @@ pub struct MeshSettings {
     pub outbound_policy: OutboundPolicy,
     /// What holds where no DestinationRule says anything.
     pub defaults: Defaults,
+    /// Where and how Envoys log connections.
+    pub access_log: AccessLog,
+}
+
+impl MeshSettings {
+    /// These settings under a mesh's configuration: what it says comes first.
+    #[must_use]
+    pub fn under(&self, mesh: &MeshConfig) -> Self {
+        let mut new = self.clone();
+        if let Some(domain) = &mesh.trust_domain {
+            new.trust_domain = domain.clone();
+        }
+        if !mesh.trust_domain_aliases.is_empty() {
+            new.trust_domain_aliases.clone_from(&mesh.trust_domain_aliases);
+        }
+        if let Some(root) = &mesh.root_namespace {
+            new.root_namespace = root.clone();
+        }
+        if let Some(unknown) = mesh.outbound_traffic_policy {
+            new.outbound_policy = match unknown.mode {
+                OutboundMode::RegistryOnly => OutboundPolicy::RegistryOnly,
+                _ => OutboundPolicy::AllowAny,
+            };
+        }
+        let defaults = &mut new.defaults;
+        defaults.connect_timeout = mesh.connect_timeout.or(defaults.connect_timeout);
+        if let Some(keepalive) = &mesh.tcp_keepalive {
+            defaults.keepalive = Some(keepalive.clone());
+        }
+        if let Some(locality) = &mesh.locality_lb_setting {
+            defaults.locality = Some(locality.clone());
+        }
+        if let Some(automatic) = mesh.enable_auto_mtls {
+            defaults.plain = !automatic;
+        }
+        if !mesh.access_log_file.is_empty() {
+            new.access_log = AccessLog::of(mesh);
+        }
+        new
+    }
 }
 
 /// What holds for connections where no DestinationRule says anything; what is absent is ours to choose.
@@ -97,7 +139,7 @@ pub struct Proxy {
     pub service_account: Arc<str>,
     /// Cluster that it belongs to.
     pub cluster: ClusterId,
-    /// Network that it is on.
+    /// Network that it says it is on; of one that says nothing its workload's counts, else its cluster's, else that of its address.
     pub network: NetworkId,
     /// Where it runs.
     pub locality: Locality,
@@ -116,6 +158,30 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// The network that it is on, as a snapshot knows it.
+    #[must_use]
+    pub fn network_in(&self, snapshot: &Snapshot) -> NetworkId {
+        if !self.network.is_unnamed() {
+            return self.network.clone();
+        }
+        self.network_of(snapshot, snapshot.workload(&self.cluster, &self.namespace, &self.name, &self.ips))
+    }
+
+    /// As [`Proxy::network_in`], where its workload is known already.
+    pub(crate) fn network_of(&self, snapshot: &Snapshot, workload: Option<&Arc<Workload>>) -> NetworkId {
+        let of_workload = workload.map(|workload| &workload.network);
+        let of_cluster = || snapshot.networks.get(&self.cluster);
+        let of_address = || {
+            let all = snapshot.mesh.networks.ranges();
+            let holds = |range: &ipnet::IpNet| self.ips.first().is_some_and(|ip| range.contains(ip));
+            all.into_iter().find(|(range, _)| holds(range)).map(|(_, network)| network)
+        };
+        let named = |network: &&NetworkId| !network.is_unnamed();
+        let said = Some(&self.network).filter(named).or_else(|| of_workload.filter(named));
+        let known = said.or_else(|| of_cluster().filter(named)).cloned();
+        known.or_else(of_address).unwrap_or_default()
+    }
+
     /// Its identity in a trust domain.
     #[must_use]
     pub fn identity(&self, trust_domain: &TrustDomain) -> SpiffeId {

@@ -8,6 +8,7 @@ use isthmus_proto::resource::{Resource, ResourceSet, View};
 use isthmus_proto::type_url;
 use isthmus_registry::shared::Map;
 use isthmus_registry::{MeshService, ServiceKey, Snapshot, TrafficDistribution, Workload, WorkloadKind};
+use isthmus_resources::mesh::Mesh;
 use parking_lot::Mutex;
 
 use crate::class::Class;
@@ -28,7 +29,8 @@ const FORGOTTEN: u64 = 64;
 /// Translates, and shares what was translated before.
 #[derive(Debug)]
 pub struct Translator {
-    settings: MeshSettings,
+    /// What holds where the mesh's configuration says nothing.
+    base: MeshSettings,
     state: Mutex<State>,
 }
 
@@ -36,6 +38,9 @@ pub struct Translator {
 #[derive(Debug, Default)]
 struct State {
     number: u64,
+    /// What the mesh's configuration was, and what it comes to.
+    mesh: Arc<Mesh>,
+    settings: Option<Arc<MeshSettings>>,
     config: Config,
     /// Services that were looked at for `nodes_matter`.
     services: Map<ServiceKey, Arc<MeshService>>,
@@ -133,7 +138,7 @@ impl Translator {
     /// A translator with an empty cache.
     #[must_use]
     pub fn new(settings: MeshSettings) -> Self {
-        Self { settings, state: Mutex::new(State::default()) }
+        Self { base: settings, state: Mutex::new(State::default()) }
     }
 
     /// All resources of one proxy at one snapshot. Proxies with equal inputs get the same `Arc`, and so does a proxy whose
@@ -141,12 +146,13 @@ impl Translator {
     #[must_use]
     pub fn view(&self, snapshot: &Arc<Snapshot>, proxy: &Proxy) -> Arc<View> {
         let mut state = self.state.lock();
-        state.advance(snapshot, &self.settings);
+        let settings = state.settings(snapshot, &self.base);
+        state.advance(snapshot, &settings);
         let id = (proxy.kind, proxy.cluster.clone(), proxy.namespace.clone(), Arc::clone(&proxy.name));
         let last = state.proxies.remove(&id).filter(|last| last.proxy == *proxy);
         let next = match last {
             Some(last) if Arc::ptr_eq(&last.snapshot, snapshot) => last,
-            last => state.next(snapshot, &self.settings, proxy, last),
+            last => state.next(snapshot, &settings, proxy, last),
         };
         let view = Arc::clone(&next.view);
         state.proxies.insert(id, next);
@@ -191,6 +197,29 @@ impl Last {
 }
 
 impl State {
+    /// The settings at a snapshot. Where they changed, nothing that was translated before counts: all of it may differ.
+    fn settings(&mut self, snapshot: &Snapshot, base: &MeshSettings) -> Arc<MeshSettings> {
+        if let Some(known) = &self.settings
+            && Arc::ptr_eq(&self.mesh, &snapshot.mesh)
+        {
+            return Arc::clone(known);
+        }
+        self.mesh = Arc::clone(&snapshot.mesh);
+        let new = base.under(&snapshot.mesh.config);
+        match &self.settings {
+            Some(known) if **known == new => Arc::clone(known),
+            _ => {
+                let new = Arc::new(new);
+                *self = Self {
+                    mesh: Arc::clone(&snapshot.mesh),
+                    settings: Some(Arc::clone(&new)),
+                    ..Self::default()
+                };
+                new
+            }
+        }
+    }
+
     /// What a proxy gets at a snapshot that is not the one of `last`.
     fn next(
         &mut self,
@@ -202,15 +231,23 @@ impl State {
         let find = || snapshot.workload(&proxy.cluster, &proxy.namespace, &proxy.name, &proxy.ips).cloned();
         let (workload, same) = last.as_ref().map_or_else(|| (find(), false), |last| last.workload(snapshot));
         let class = match &last {
-            // A class depends on services and configuration only, beside the proxy and its workload.
-            Some(last) if same && same_but_endpoints(&last.snapshot, snapshot) => last.class.clone(),
+            // A class depends on services, configuration and networks only, beside the proxy and its workload.
+            Some(last)
+                if same
+                    && same_but_endpoints(&last.snapshot, snapshot)
+                    && Arc::ptr_eq(&last.snapshot.networks, &snapshot.networks)
+                    && Arc::ptr_eq(&last.snapshot.mesh, &snapshot.mesh) =>
+            {
+                last.class.clone()
+            }
             _ => {
                 let labels = inbound::labels(workload.as_deref(), proxy);
                 let locality = match workload.as_ref().map(|workload| &workload.locality) {
                     Some(known) if !known.is_empty() => known,
                     _ => &proxy.locality,
                 };
-                Class::of(proxy, labels, locality, &self.config, self.nodes_matter)
+                let network = proxy.network_of(snapshot, workload.as_ref());
+                Class::of(proxy, (labels, locality, network), &self.config, self.nodes_matter)
             }
         };
         let (parts, inbound) = match proxy.kind {
@@ -333,7 +370,7 @@ impl State {
         }
         let mut clusters = fixed::sidecar();
         clusters.extend(inputs.clusters());
-        let listener = virtual_inbound(&inputs);
+        let listener = virtual_inbound(&inputs, &settings.access_log);
         let value = Arc::new(InboundResources { inputs, listener, clusters });
         self.inbound.push(Kept { snapshot: Arc::clone(snapshot), value: Arc::clone(&value) });
         value

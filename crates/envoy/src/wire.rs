@@ -28,17 +28,24 @@ pub(crate) mod sorted {
         pub(crate) fields: BTreeMap<String, Value>,
     }
 
-    /// `google.protobuf.Value`: text, message or list.
+    /// `google.protobuf.Value`.
     #[derive(Clone, PartialEq, prost::Message)]
     pub(crate) struct Value {
-        #[prost(oneof = "Kind", tags = "3, 5, 6")]
+        #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
         pub(crate) kind: Option<Kind>,
     }
 
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub(crate) enum Kind {
+        /// Always 0.
+        #[prost(int32, tag = "1")]
+        Null(i32),
+        #[prost(double, tag = "2")]
+        Number(f64),
         #[prost(string, tag = "3")]
         Text(String),
+        #[prost(bool, tag = "4")]
+        Bool(bool),
         #[prost(message, tag = "5")]
         Struct(Struct),
         #[prost(message, tag = "6")]
@@ -106,6 +113,31 @@ pub(crate) mod sorted {
     pub(crate) struct NameTable {
         #[prost(btree_map = "string, message", tag = "1")]
         pub(crate) table: BTreeMap<String, isthmus_proto::nds::name_table::NameInfo>,
+    }
+
+    /// `envoy.extensions.access_loggers.file.v3.FileAccessLog`.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct LogFile {
+        #[prost(string, tag = "1")]
+        pub(crate) path: String,
+        #[prost(message, optional, tag = "5")]
+        pub(crate) format: Option<LogFormat>,
+    }
+
+    /// `envoy.config.core.v3.SubstitutionFormatString`: one of both.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct LogFormat {
+        #[prost(message, optional, tag = "2")]
+        pub(crate) json: Option<Struct>,
+        #[prost(message, optional, tag = "5")]
+        pub(crate) text: Option<Inline>,
+    }
+
+    /// An inline text as `envoy.config.core.v3.DataSource`.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Inline {
+        #[prost(string, tag = "3")]
+        pub(crate) text: String,
     }
 
     /// A text value.

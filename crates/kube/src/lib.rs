@@ -7,6 +7,7 @@
 pub mod api;
 pub mod client;
 pub mod conditions;
+pub mod config_maps;
 pub mod controllers;
 mod discovery;
 pub mod mesh;

@@ -26,6 +26,22 @@ pub struct MeshStatus {
     pub vms: Vec<VmStatus>,
     /// Certificates that this control plane holds.
     pub certificates: Vec<CertificateStatus>,
+    /// What the mesh is configured with beside its objects.
+    pub configuration: Vec<DocumentStatus>,
+}
+
+/// MeshConfig or MeshNetworks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DocumentStatus {
+    /// Which.
+    pub name: String,
+    /// Where it is read: a file, or a ConfigMap.
+    pub source: String,
+    /// Why what stands there now is refused; what was good before is in force.
+    pub error: Option<String>,
+    /// Fields that are set and not in force.
+    pub not_in_force: Vec<String>,
 }
 
 /// One peer.

@@ -20,6 +20,12 @@ impl Registry {
     pub(crate) fn build(&mut self) -> (Snapshot, Changes) {
         let dirty = std::mem::take(&mut self.dirty);
         let mut next = (*self.latest).clone();
+        if dirty.mesh {
+            let root = self.mesh.config.root_namespace.as_ref().unwrap_or(&self.settings.system_namespace);
+            next.root_namespace = root.clone();
+            next.mesh = Arc::clone(&self.mesh);
+            changes.mesh = true;
+        }
         let mut changes = Changes::default();
         next.number += 1;
         let mut allocator = std::mem::take(&mut self.allocator);
@@ -129,7 +135,7 @@ impl Registry {
         };
         for namespace in &dirty.config {
             let old = next.config.get(namespace).cloned();
-            let new = NamespaceConfig::gather(tables, namespace, old.as_deref());
+            let new = NamespaceConfig::gather(tables, namespace, &self.mesh.config, old.as_deref());
             let unchanged = match &old {
                 Some(old) => new.same(old),
                 None => new.is_empty(),
@@ -194,12 +200,13 @@ impl Registry {
     /// from this registry's assignments.
     #[must_use]
     pub fn build_from_scratch(&self) -> Snapshot {
-        let mut fresh = Self::new(self.settings.clone()).with_mesh(self.mesh.clone());
+        let mut fresh = Self::new(self.settings.clone()).with_mesh((*self.mesh).clone());
         fresh.named.clone_from(&self.named);
         fresh.allocator.restore(self.allocator.assignments().iter().map(|(host, ip)| (host.clone(), *ip)));
         for (cluster, tables) in &self.sources {
             fresh.sources.insert(cluster.clone(), Default::default());
-            for object in Kind::ALL.iter().flat_map(|kind| tables.all(*kind)) {
+            let hidden = self.hidden.get(cluster).into_iter().flat_map(BTreeMap::values);
+            for object in Kind::ALL.iter().flat_map(|kind| tables.all(*kind)).chain(hidden) {
                 fresh.apply(isthmus_resources::Event {
                     cluster: cluster.clone(),
                     change: isthmus_resources::Change::Applied(Object::clone(object)),

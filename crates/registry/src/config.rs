@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use isthmus_model::Namespace;
+use isthmus_resources::mesh::MeshConfig;
 use isthmus_resources::{Kind, Meta, Object, Resource, istio};
 
 use crate::tables::Tables;
@@ -58,11 +59,12 @@ pub(crate) fn is_config(kind: Kind) -> bool {
 }
 
 macro_rules! gather {
-    ($tables:expr, $namespace:expr, $kind:ident, $old:expr) => {{
-        let mut found: Vec<_> = $tables
-            .within(Kind::$kind, $namespace)
-            .filter_map(|object| match object {
-                Object::$kind(object) => Some(Arc::clone(object)),
+    ($read:expr, $kind:ident, $old:expr) => {{
+        let (tables, namespace, mesh): (&Tables, &Namespace, &MeshConfig) = $read;
+        let mut found: Vec<_> = tables
+            .within(Kind::$kind, namespace)
+            .filter_map(|object| match mesh.visible(object) {
+                Object::$kind(object) => Some(object),
                 _ => None,
             })
             .collect();
@@ -72,28 +74,24 @@ macro_rules! gather {
 }
 
 impl NamespaceConfig {
-    /// Reads a namespace's objects, keeping the lists of `old` that did not change.
-    pub(crate) fn gather(tables: &Tables, namespace: &Namespace, old: Option<&Self>) -> Self {
+    /// Reads a namespace's objects as a mesh shows them, keeping the lists of `old` that did not change.
+    pub(crate) fn gather(
+        tables: &Tables,
+        namespace: &Namespace,
+        mesh: &MeshConfig,
+        old: Option<&Self>,
+    ) -> Self {
         let none = Self::default();
         let old = old.unwrap_or(&none);
+        let read = (tables, namespace, mesh);
         Self {
-            destination_rules: gather!(tables, namespace, DestinationRule, &old.destination_rules),
-            virtual_services: gather!(tables, namespace, VirtualService, &old.virtual_services),
-            gateways: gather!(tables, namespace, Gateway, &old.gateways),
-            sidecars: gather!(tables, namespace, Sidecar, &old.sidecars),
-            peer_authentications: gather!(tables, namespace, PeerAuthentication, &old.peer_authentications),
-            authorization_policies: gather!(
-                tables,
-                namespace,
-                AuthorizationPolicy,
-                &old.authorization_policies
-            ),
-            request_authentications: gather!(
-                tables,
-                namespace,
-                RequestAuthentication,
-                &old.request_authentications
-            ),
+            destination_rules: gather!(read, DestinationRule, &old.destination_rules),
+            virtual_services: gather!(read, VirtualService, &old.virtual_services),
+            gateways: gather!(read, Gateway, &old.gateways),
+            sidecars: gather!(read, Sidecar, &old.sidecars),
+            peer_authentications: gather!(read, PeerAuthentication, &old.peer_authentications),
+            authorization_policies: gather!(read, AuthorizationPolicy, &old.authorization_policies),
+            request_authentications: gather!(read, RequestAuthentication, &old.request_authentications),
         }
     }
 

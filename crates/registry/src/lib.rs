@@ -10,6 +10,7 @@ pub mod config;
 mod declared;
 pub mod export;
 mod merge;
+mod mesh;
 mod peer;
 pub mod peer_auth;
 mod registry;
@@ -25,7 +26,7 @@ pub use allocate::Allocator;
 pub use config::NamespaceConfig;
 pub use export::{exports, is_exported, own_gateways};
 pub use peer::Refused;
-pub use registry::{CONFIG_KINDS, CORE_KINDS, MeshOptions, Registry, Settings};
+pub use registry::{CONFIG_KINDS, CORE_KINDS, Registry, Settings};
 pub use snapshot::{
     Changes, Gateways, MeshService, NamespaceView, PeerState, PeerView, ServiceKey, Snapshot,
     TrafficDistribution, Workload, WorkloadKey, WorkloadKind,

@@ -63,8 +63,12 @@ impl Registry {
         let clusters = self.clusters_own_first();
         let declarations = clusters.filter_map(|cluster| {
             let object = self.sources[cluster].service(&key.namespace, name)?;
+            let Object::Service(object) = self.mesh.config.visible(&Object::Service(Arc::clone(object)))
+            else {
+                return None;
+            };
             let network = self.default_network(cluster);
-            self.reader(cluster, &network).kubernetes_service(&key.namespace, object)
+            self.reader(cluster, &network).kubernetes_service(&key.namespace, &object)
         });
         declarations.collect()
     }
@@ -79,9 +83,9 @@ impl Registry {
     fn entry_declarations(&self, key: &ServiceKey) -> Vec<Declared> {
         let own = &self.settings.cluster;
         let Some(tables) = self.sources.get(own) else { return Vec::new() };
-        let mut objects: Vec<&Arc<Resource<istio::ServiceEntry>>> = tables
+        let mut objects: Vec<Arc<Resource<istio::ServiceEntry>>> = tables
             .within(Kind::ServiceEntry, &key.namespace)
-            .filter_map(|object| match object {
+            .filter_map(|object| match self.mesh.config.visible(object) {
                 Object::ServiceEntry(object) => Some(object),
                 _ => None,
             })
@@ -92,7 +96,7 @@ impl Registry {
         objects.sort_by(|a, b| a.meta.age_key().cmp(&b.meta.age_key()));
         let network = self.default_network(own);
         let reader = self.reader(own, &network);
-        objects.into_iter().filter_map(|object| reader.service_entry(&key.host, object)).collect()
+        objects.into_iter().filter_map(|object| reader.service_entry(&key.host, &object)).collect()
     }
 
     /// Our own cluster, then the others by name.
@@ -107,12 +111,12 @@ impl Registry {
         }
         let name = self.kubernetes_name(key).unwrap_or_default();
         is_cluster_local(key.namespace.as_str(), name)
-            || (key.namespace == self.settings.root_namespace && name.starts_with("istiod"))
+            || (key.namespace == self.settings.system_namespace && name.starts_with("istiod"))
     }
 
     /// What the most specific of the mesh's service settings says of a host.
     fn is_set_local(&self, key: &ServiceKey) -> Option<bool> {
-        let settings = self.mesh.service_settings.iter();
+        let settings = self.mesh.config.service_settings.iter();
         let named = settings
             .flat_map(|setting| setting.hosts.iter().map(|host| (host, setting.settings.cluster_local)));
         let covering = named.filter(|(host, _)| {

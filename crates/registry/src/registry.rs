@@ -9,11 +9,12 @@ use ipnet::IpNet;
 use isthmus_model::{ClusterId, Namespace, NetworkGateway, NetworkId, PeerChange, TrustDomain};
 use isthmus_resources::convert::{Site, network_gateways};
 use isthmus_resources::kubernetes::Service;
-use isthmus_resources::mesh::{Networks, ServiceSettings};
+use isthmus_resources::mesh::Mesh;
 use isthmus_resources::{Change, Event, Kind, Object, Resource};
 
 use crate::allocate::Allocator;
 use crate::declared::kubernetes_host;
+use crate::mesh::Hidden;
 use crate::peer::{Peer, Refused};
 use crate::snapshot::{Changes, ServiceKey, Snapshot, WorkloadKey};
 use crate::tables::{ObjectKey, Tables};
@@ -26,21 +27,12 @@ pub struct Settings {
     pub cluster: ClusterId,
     /// Its network where its system namespace has no label `topology.istio.io/network`.
     pub network: NetworkId,
-    /// Trust domain of workloads.
+    /// Trust domain of workloads, where the mesh's configuration names none.
     pub trust_domain: TrustDomain,
-    /// Namespace of mesh-wide policies and of the network's label.
-    pub root_namespace: Namespace,
+    /// Namespace of the network's label, and of mesh-wide policies where the mesh's configuration names none.
+    pub system_namespace: Namespace,
     /// Cluster DNS domain, `cluster.local`.
     pub domain: Arc<str>,
-}
-
-/// What the mesh's own configuration says of networks and hosts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MeshOptions {
-    /// Networks by cluster and address, and their gateways.
-    pub networks: Networks,
-    /// Hosts that stay in their cluster, or do not.
-    pub service_settings: Vec<ServiceSettings>,
 }
 
 /// Kinds that must have been listed before a cluster counts as synced.
@@ -62,11 +54,13 @@ pub const CONFIG_KINDS: [Kind; 8] = [
 #[derive(Debug)]
 pub struct Registry {
     pub(crate) settings: Settings,
-    pub(crate) mesh: MeshOptions,
+    pub(crate) mesh: Arc<Mesh>,
     pub(crate) ranges: Vec<(IpNet, NetworkId)>,
     /// Addresses of gateways that are known by a host name.
     pub(crate) named: BTreeMap<Arc<str>, Vec<IpAddr>>,
     pub(crate) sources: BTreeMap<ClusterId, Tables>,
+    /// Objects of namespaces that the mesh does not discover.
+    pub(crate) hidden: BTreeMap<ClusterId, Hidden>,
     pub(crate) peers: BTreeMap<ClusterId, Peer>,
     pub(crate) allocator: Allocator,
     pub(crate) dirty: Dirty,
@@ -83,34 +77,28 @@ pub(crate) struct Dirty {
     pub(crate) namespaces: BTreeSet<Namespace>,
     pub(crate) gateways: bool,
     pub(crate) knowledge: bool,
+    pub(crate) mesh: bool,
 }
 
 impl Registry {
     /// An empty registry, which knows nothing yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let latest = Arc::new(Snapshot::empty(settings.cluster.clone(), settings.root_namespace.clone()));
+        let latest = Arc::new(Snapshot::empty(settings.cluster.clone(), settings.system_namespace.clone()));
         let published = Arc::new(ArcSwap::from(Arc::clone(&latest)));
         Self {
             settings,
-            mesh: MeshOptions::default(),
+            mesh: Arc::clone(&latest.mesh),
             ranges: Vec::new(),
             named: BTreeMap::new(),
             sources: BTreeMap::new(),
+            hidden: BTreeMap::new(),
             peers: BTreeMap::new(),
             allocator: Allocator::default(),
             dirty: Dirty { gateways: true, knowledge: true, ..Dirty::default() },
             latest,
             published,
         }
-    }
-
-    /// The same, under the configuration of a mesh. To be said before anything is applied.
-    #[must_use]
-    pub fn with_mesh(mut self, mesh: MeshOptions) -> Self {
-        self.ranges = mesh.networks.ranges();
-        self.mesh = mesh;
-        self
     }
 
     /// Takes over what one cluster's API server reports. Nothing is visible before [`Registry::publish`].
@@ -121,18 +109,21 @@ impl Registry {
             self.dirty.knowledge = true;
         }
         match event.change {
-            Change::Applied(object) => self.put(&cluster, object),
-            Change::Removed(kind, namespace, name) => self.remove(&cluster, &(kind, namespace, name)),
+            Change::Applied(object) => self.receive(&cluster, object),
+            Change::Removed(kind, namespace, name) => self.gone(&cluster, &(kind, namespace, name)),
             Change::Listed(kind, objects) => {
                 let listed: BTreeSet<ObjectKey> = objects.iter().map(key_of).collect();
                 let tables = &self.sources[&cluster];
                 let gone: Vec<ObjectKey> =
                     tables.keys(kind).filter(|key| !listed.contains(*key)).cloned().collect();
                 for key in gone {
-                    self.remove(&cluster, &key);
+                    self.gone(&cluster, &key);
+                }
+                if let Some(hidden) = self.hidden.get_mut(&cluster) {
+                    hidden.retain(|key, _| key.0 != kind || listed.contains(key));
                 }
                 for object in objects.into_iter().filter(|object| object.kind() == kind) {
-                    self.put(&cluster, object);
+                    self.receive(&cluster, object);
                 }
                 if self.sources.get_mut(&cluster).is_some_and(|tables| tables.mark_listed(kind)) {
                     self.dirty.knowledge = true;
@@ -149,6 +140,7 @@ impl Registry {
             self.remove(cluster, &key);
         }
         self.sources.remove(cluster);
+        self.hidden.remove(cluster);
         self.dirty.knowledge = true;
         self.dirty.gateways = true;
     }
@@ -215,6 +207,7 @@ impl Registry {
         let dirty = &self.dirty;
         dirty.gateways
             || dirty.knowledge
+            || dirty.mesh
             || !dirty.services.is_empty()
             || !dirty.workloads.is_empty()
             || !dirty.config.is_empty()
@@ -240,7 +233,7 @@ impl Registry {
         let labelled = self
             .sources
             .get(cluster)
-            .and_then(|tables| tables.namespace(self.settings.root_namespace.as_str()))
+            .and_then(|tables| tables.namespace(self.settings.system_namespace.as_str()))
             .and_then(|namespace| label_network(&namespace.meta.labels));
         match labelled.or_else(|| self.mesh.networks.of_cluster(cluster).cloned()) {
             Some(network) => network,
@@ -255,6 +248,7 @@ impl Registry {
 
     fn site<'a>(&'a self, cluster: &'a ClusterId, network: &'a NetworkId) -> Site<'a> {
         let Settings { trust_domain, domain, .. } = &self.settings;
+        let trust_domain = self.mesh.config.trust_domain.as_ref().unwrap_or(trust_domain);
         Site { cluster, trust_domain, domain, network, ranges: &self.ranges }
     }
 
@@ -330,7 +324,7 @@ impl Registry {
         self.dirty.gateways = true;
     }
 
-    fn put(&mut self, cluster: &ClusterId, object: Object) {
+    pub(crate) fn put(&mut self, cluster: &ClusterId, object: Object) {
         let Some(tables) = self.sources.get_mut(cluster) else { return };
         let old = tables.put(object.clone());
         if old.as_ref() == Some(&object) {
@@ -344,14 +338,14 @@ impl Registry {
         self.touch_network(cluster, old.as_ref(), Some(&object));
     }
 
-    fn remove(&mut self, cluster: &ClusterId, key: &ObjectKey) {
+    pub(crate) fn remove(&mut self, cluster: &ClusterId, key: &ObjectKey) {
         let Some(old) = self.sources.get_mut(cluster).and_then(|tables| tables.take(key)) else { return };
         self.touch(cluster, &old);
         self.touch_network(cluster, Some(&old), None);
     }
 }
 
-fn key_of(object: &Object) -> ObjectKey {
+pub(crate) fn key_of(object: &Object) -> ObjectKey {
     let meta = object.meta();
     (object.kind(), meta.namespace.clone(), Arc::clone(&meta.name))
 }

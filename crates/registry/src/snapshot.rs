@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::{ClusterId, Endpoint, Hostname, Labels, Namespace, NetworkId};
+use isthmus_resources::mesh::Mesh;
 
 use crate::config::NamespaceConfig;
 use crate::shared::Map;
@@ -54,6 +55,8 @@ pub struct Snapshot {
     pub cluster: ClusterId,
     /// Namespace of mesh-wide policies.
     pub root_namespace: Namespace,
+    /// What the mesh is configured with beside its objects.
+    pub mesh: Arc<Mesh>,
     /// Services by host and namespace.
     pub services: Map<ServiceKey, Arc<MeshService>>,
     /// Endpoints of each service; the same keys as `services`.
@@ -82,6 +85,7 @@ impl Snapshot {
     pub fn empty(cluster: ClusterId, root_namespace: Namespace) -> Self {
         Self {
             number: 0,
+            mesh: Arc::default(),
             cluster,
             root_namespace,
             services: Map::new(),
@@ -173,7 +177,8 @@ impl Snapshot {
     /// Whether two snapshots hold the same, whatever their numbers: what a test of incremental building compares.
     #[must_use]
     pub fn same_content(&self, other: &Self) -> bool {
-        self.services == other.services
+        self.mesh == other.mesh
+            && self.services == other.services
             && self.endpoints == other.endpoints
             && self.workloads == other.workloads
             && self.addresses == other.addresses
@@ -208,6 +213,8 @@ pub struct Changes {
     /// Namespaces whose configuration changed.
     pub config: BTreeSet<Namespace>,
     /// Namespaces whose labels changed, appeared or vanished.
+    /// Whether the mesh's own configuration changed.
+    pub mesh: bool,
     pub namespaces: BTreeSet<Namespace>,
     /// Whether gateways of networks or networks of clusters changed.
     pub networks: bool,

@@ -1,17 +1,16 @@
 //! What an object is part of, and must be computed again with it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use isthmus_model::{ClusterId, Namespace};
+use isthmus_resources::Object;
 use isthmus_resources::convert::workload_labels;
-use isthmus_resources::{Kind, Object};
 
 use crate::config::is_config;
 use crate::merge::entry_keys;
 use crate::registry::Registry;
 use crate::snapshot::{ServiceKey, WorkloadKey, WorkloadKind};
-use crate::tables::{ObjectKey, service_of};
+use crate::tables::service_of;
 use crate::workload::label_network;
 
 impl Registry {
@@ -74,7 +73,7 @@ impl Registry {
         self.dirty.services.extend(self.selecting(cluster, namespace, &labels, false));
     }
 
-    fn touch_workload(
+    pub(crate) fn touch_workload(
         &mut self,
         cluster: &ClusterId,
         namespace: &Namespace,
@@ -101,7 +100,7 @@ impl Registry {
     pub(crate) fn touch_network(&mut self, cluster: &ClusterId, old: Option<&Object>, new: Option<&Object>) {
         let network = |object: Option<&Object>| match object {
             Some(Object::Namespace(object))
-                if *object.meta.name == *self.settings.root_namespace.as_str() =>
+                if *object.meta.name == *self.settings.system_namespace.as_str() =>
             {
                 label_network(&object.meta.labels)
             }
@@ -110,28 +109,21 @@ impl Registry {
         if network(old) == network(new) {
             return;
         }
-        let tables = &self.sources[cluster];
-        let mut services = BTreeSet::new();
-        for object in tables.all(Kind::Service).chain(tables.all(Kind::ServiceEntry)) {
-            match object {
-                Object::Service(service) => {
-                    let Some(namespace) = &service.meta.namespace else { continue };
-                    services.extend(self.kubernetes_key(&service.meta.name, namespace));
-                }
-                Object::ServiceEntry(entry) => services.extend(entry_keys(entry)),
-                _ => {}
-            }
-        }
-        let pods = tables.keys(Kind::Pod).map(|key| (key.clone(), WorkloadKind::Pod));
-        let entries = tables.keys(Kind::WorkloadEntry).map(|key| (key.clone(), WorkloadKind::Entry));
-        let workloads: Vec<(ObjectKey, WorkloadKind)> = pods.chain(entries).collect();
-        self.dirty.services.extend(services);
-        for ((_, namespace, name), kind) in workloads {
-            if let Some(namespace) = namespace {
-                self.touch_workload(cluster, &namespace, &name, kind);
-            }
-        }
+        self.touch_workloads_and_services(cluster);
         self.dirty.gateways = true;
         self.dirty.knowledge = true;
+    }
+
+    /// The services that an object declares.
+    pub(crate) fn declared_keys(&self, object: &Object) -> Vec<ServiceKey> {
+        match object {
+            Object::Service(service) => {
+                let namespace = service.meta.namespace.as_ref();
+                let key = namespace.and_then(|own| self.kubernetes_key(&service.meta.name, own));
+                key.into_iter().collect()
+            }
+            Object::ServiceEntry(entry) => entry_keys(entry),
+            _ => Vec::new(),
+        }
     }
 }

@@ -22,7 +22,7 @@ impl World {
             cluster: cluster("east"),
             network: NetworkId::new("east").unwrap(),
             trust_domain: "cluster.local".parse().unwrap(),
-            root_namespace: Namespace::new("istio-system").unwrap(),
+            system_namespace: Namespace::new("istio-system").unwrap(),
             domain: "cluster.local".into(),
         }))
     }

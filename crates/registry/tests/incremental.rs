@@ -18,7 +18,7 @@ fn settings() -> Settings {
         cluster: ClusterId::new("east").unwrap(),
         network: NetworkId::new("east").unwrap(),
         trust_domain: "cluster.local".parse().unwrap(),
-        root_namespace: Namespace::new("istio-system").unwrap(),
+        system_namespace: Namespace::new("istio-system").unwrap(),
         domain: "cluster.local".into(),
     }
 }

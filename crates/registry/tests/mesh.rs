@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use isthmus_model::{ClusterId, Hostname, Namespace, NetworkId};
-use isthmus_registry::{MeshOptions, Registry, ServiceKey, Settings, Snapshot};
-use isthmus_resources::mesh::{MeshConfig, Networks};
+use isthmus_registry::{Registry, ServiceKey, Settings, Snapshot};
+use isthmus_resources::mesh::{Mesh, MeshConfig, Networks};
 use isthmus_resources::{Change, Event, parse_yaml};
 
 const NETWORKS: &str = "
@@ -29,17 +29,15 @@ fn settings() -> Settings {
         cluster: ClusterId::new("east").unwrap(),
         network: NetworkId::unnamed(),
         trust_domain: "cluster.local".parse().unwrap(),
-        root_namespace: Namespace::new("istio-system").unwrap(),
+        system_namespace: Namespace::new("istio-system").unwrap(),
         domain: "cluster.local".into(),
     }
 }
 
 fn snapshot(clusters: &[&str]) -> Arc<Snapshot> {
     let mesh = "serviceSettings: [{settings: {clusterLocal: true}, hosts: ['*.a.svc.cluster.local']}, {settings: {clusterLocal: false}, hosts: [gw.a.svc.cluster.local]}]";
-    let options = MeshOptions {
-        networks: Networks::read(NETWORKS).unwrap().0,
-        service_settings: MeshConfig::read(mesh).unwrap().0.service_settings,
-    };
+    let options =
+        Mesh { networks: Networks::read(NETWORKS).unwrap().0, config: MeshConfig::read(mesh).unwrap().0 };
     let mut registry = Registry::new(settings()).with_mesh(options);
     for cluster in clusters {
         for object in parse_yaml(OBJECTS) {
@@ -108,4 +106,66 @@ fn the_most_specific_setting_says_whether_a_host_stays_in_its_cluster() {
     let snapshot = snapshot(&["east"]);
     let local = |name: &str| snapshot.services.get(&key(name)).unwrap().cluster_local;
     assert!(local("web") && !local("gw"));
+}
+
+#[test]
+fn a_mesh_that_is_configured_anew_is_one_that_always_was() {
+    let apply = |registry: &mut Registry, cluster: &str, text: &str| {
+        for object in parse_yaml(text) {
+            let change = Change::Applied(object.unwrap());
+            registry.apply(Event { cluster: ClusterId::new(cluster).unwrap(), change });
+        }
+    };
+    let more = "
+{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {mesh: in}}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: web, namespace: a}, spec: {host: web}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: b}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: other, namespace: b}, spec: {clusterIP: 10.0.0.2, ports: [{name: tcp, port: 80}]}}
+";
+    let mut registry = Registry::new(settings());
+    apply(&mut registry, "east", OBJECTS);
+    apply(&mut registry, "east", more);
+    registry.publish();
+    let read = |networks: &str, config: &str| Mesh {
+        networks: Networks::read(networks).unwrap().0,
+        config: MeshConfig::read(config).unwrap().0,
+    };
+    let plain = registry.snapshot();
+    for (networks, config) in [
+        (NETWORKS, ""),
+        (NETWORKS, "{trustDomain: shop.example, rootNamespace: mesh}"),
+        ("", "serviceSettings: [{settings: {clusterLocal: true}, hosts: ['*']}]"),
+        ("", "{defaultServiceExportTo: ['.'], defaultDestinationRuleExportTo: [b]}"),
+        ("", "discoverySelectors: [{matchLabels: {mesh: in}}]"),
+        (NETWORKS, "discoverySelectors: [{matchLabels: {mesh: elsewhere}}]"),
+    ] {
+        registry.set_mesh(read(networks, config));
+        let (snapshot, changes) = registry.publish().expect("the change is visible");
+        assert!(changes.mesh, "{config}");
+        assert!(snapshot.same_content(&registry.build_from_scratch()), "{networks} {config}");
+    }
+    assert!(registry.snapshot().services.is_empty(), "no namespace is discovered");
+    // A namespace's label lets it in, and its loss puts it out.
+    apply(
+        &mut registry,
+        "east",
+        "{apiVersion: v1, kind: Namespace, metadata: {name: b, labels: {mesh: elsewhere}}}",
+    );
+    registry.publish();
+    assert_eq!(registry.snapshot().services.len(), 1);
+    assert!(registry.snapshot().same_content(&registry.build_from_scratch()));
+    apply(&mut registry, "east", "{apiVersion: v1, kind: Namespace, metadata: {name: b}}");
+    registry.publish();
+    assert!(registry.snapshot().services.is_empty());
+    registry.set_mesh(Mesh::default());
+    registry.publish();
+    assert!(
+        registry.snapshot().same_content(&plain)
+            && registry.snapshot().same_content(&registry.build_from_scratch())
+    );
+    registry.set_mesh(Mesh::default());
+    assert!(registry.publish().is_none(), "the same configuration is no change");
 }

@@ -1,5 +1,6 @@
 //! Istio's mesh-wide configuration: MeshConfig and MeshNetworks, as far as they are honoured.
 
+mod access_log;
 mod networks;
 mod visibility;
 
@@ -12,7 +13,17 @@ use serde_json::Value;
 use crate::istio::{Duration, LocalityLb, OutboundMode, TcpKeepalive};
 use crate::parse::{FieldError, ParseError, read, strip_nulls};
 
+pub use access_log::{DEFAULT_JSON, DEFAULT_TEXT, Encoding};
 pub use networks::{Network, NetworkGatewayConfig, Networks};
+
+/// All that a mesh is configured with beside its objects.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mesh {
+    /// MeshConfig.
+    pub config: MeshConfig,
+    /// MeshNetworks.
+    pub networks: Networks,
+}
 
 /// MeshConfig. What is absent has Istio's default.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -46,6 +57,14 @@ pub struct MeshConfig {
     pub discovery_selectors: Vec<NamespaceSelector>,
     /// What proxies have in common.
     pub default_config: ProxyDefaults,
+    /// File to which Envoys log connections; none when empty.
+    pub access_log_file: String,
+    /// Form of a line; Istio's default when empty. With encoding JSON an object, whose values are formats.
+    pub access_log_format: String,
+    /// Whether lines are text or JSON.
+    pub access_log_encoding: Encoding,
+    /// Whether connections that no filter chain matches go unlogged.
+    pub disable_envoy_listener_log: bool,
 }
 
 /// Traffic to unknown destinations, for the whole mesh.
@@ -118,7 +137,7 @@ pub struct ProxyDefaults {
 }
 
 /// Members that are honoured.
-const HONOURED: [&str; 14] = [
+const HONOURED: [&str; 18] = [
     "trustDomain",
     "trustDomainAliases",
     "rootNamespace",
@@ -133,6 +152,10 @@ const HONOURED: [&str; 14] = [
     "serviceSettings",
     "discoverySelectors",
     "defaultConfig",
+    "accessLogFile",
+    "accessLogFormat",
+    "accessLogEncoding",
+    "disableEnvoyListenerLog",
 ];
 /// Members of `defaultConfig` that are honoured.
 const HONOURED_OF_PROXIES: [&str; 2] = ["meshId", "proxyMetadata"];
@@ -147,16 +170,30 @@ impl MeshConfig {
         let mut ignored = others(&value, "", &HONOURED);
         ignored.extend(others(&value["defaultConfig"], "defaultConfig.", &HONOURED_OF_PROXIES));
         let config: Self = read("", value).map_err(|error| named("mesh config", error))?;
+        if let Err(error) = config.access_log_labels() {
+            let problem = format!("not a JSON object, which accessLogEncoding JSON asks for: {error}");
+            return Err(named("mesh config", FieldError::new("accessLogFormat", problem)));
+        }
         if config.outbound_traffic_policy.is_some_and(|p| p.mode == OutboundMode::AllowAnyDynamicDns) {
             ignored.push("outboundTrafficPolicy.mode ALLOW_ANY_DYNAMIC_DNS (taken as ALLOW_ANY)".to_string());
         }
         Ok((config, ignored))
     }
 
-    /// Node metadata that all agents of the mesh have.
-    pub fn node_metadata(&self) -> impl Iterator<Item = (&str, &str)> {
-        let pairs = self.default_config.proxy_metadata.iter();
-        pairs.filter_map(|(key, value)| Some((key.strip_prefix("ISTIO_META_")?, value.as_str())))
+    /// Node metadata of agents that say nothing themselves.
+    #[must_use]
+    pub fn node_metadata(&self, key: &str) -> Option<&str> {
+        let all = &self.default_config.proxy_metadata;
+        all.iter()
+            .find(|(name, _)| name.strip_prefix("ISTIO_META_") == Some(key))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a namespace with these labels belongs to the mesh.
+    #[must_use]
+    pub fn discovers(&self, labels: &Labels) -> bool {
+        let selectors = &self.discovery_selectors;
+        selectors.is_empty() || selectors.iter().any(|selector| selector.matches(labels))
     }
 }
 
@@ -226,6 +263,7 @@ mod tests {
 trustDomain: shop.example
 trustDomainAliases: [old.example]
 accessLogFile: /dev/stdout
+ingressClass: other
 outboundTrafficPolicy: {mode: REGISTRY_ONLY}
 connectTimeout: 3s
 tcpKeepalive: {time: 30s}
@@ -234,9 +272,11 @@ defaultConfig: {discoveryAddress: 'x:1', proxyMetadata: {ISTIO_META_DNS_CAPTURE:
 discoverySelectors: [{matchLabels: {mesh: a}}, {matchExpressions: [{key: env, operator: NotIn, values: [dev]}]}]
 ";
         let (config, ignored) = MeshConfig::read(text).unwrap();
-        assert_eq!(ignored, ["accessLogFile", "defaultConfig.discoveryAddress"]);
+        assert_eq!(ignored, ["ingressClass", "defaultConfig.discoveryAddress"]);
         assert_eq!(config.trust_domain.as_ref().map(TrustDomain::as_str), Some("shop.example"));
-        assert_eq!(config.node_metadata().collect::<Vec<_>>(), [("DNS_CAPTURE", "true")]);
+        assert_eq!(config.access_log_file, "/dev/stdout");
+        assert_eq!(config.node_metadata("DNS_CAPTURE"), Some("true"));
+        assert_eq!(config.node_metadata("OTHER"), None);
         assert_eq!(config.connect_timeout.map(|time| time.0.as_secs()), Some(3));
         let labels = |pairs: &[(&str, &str)]| pairs.iter().copied().collect::<Labels>();
         let selectors = &config.discovery_selectors;

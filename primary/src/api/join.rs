@@ -121,8 +121,8 @@ impl Joining {
         };
         Ok(JoinResponse {
             cert_chain: self.signing.sign(csr, &id, None).await?,
-            trust_domain: self.config.trust_domain.to_string(),
-            mesh_id: self.config.mesh_id.clone(),
+            trust_domain: self.config.trust_domain().to_string(),
+            mesh_id: self.config.mesh_id().to_string(),
             cluster_id: self.config.cluster.to_string(),
             network: String::new(),
             namespace: account.namespace.to_string(),

@@ -8,9 +8,9 @@ use envoy_types::pb::envoy::extensions::filters::network::sni_cluster::v3::SniCl
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use isthmus_proto::resource::Resource;
 use isthmus_sni::ISTIO_ALPN;
-use prost::Message;
 
 use super::plan::Place;
+use crate::access_log::AccessLog;
 use crate::class::Class;
 use crate::cluster::fixed::BLACK_HOLE;
 use crate::listener::{Route, tcp_proxy, tls_inspector};
@@ -103,7 +103,7 @@ impl Chains {
     }
 
     /// The listener, on every family of addresses that the class has; none without a chain, which nothing could pass.
-    pub(super) fn listener(self, place: Place, class: &Class) -> Option<Resource> {
+    pub(super) fn listener(self, place: Place, class: &Class, log: &AccessLog) -> Option<Resource> {
         if self.chains.is_empty() {
             return None;
         }
@@ -112,13 +112,12 @@ impl Chains {
             None if !class.ipv4 => ("::".to_string(), None),
             None => ("0.0.0.0".to_string(), class.ipv6.then_some("::")),
         };
-        let name = format!("{first}_{}", place.port);
         let more = more.map(|address| pb::AdditionalAddress {
             address: Some(socket(address, place.port)),
             ..Default::default()
         });
         let listener = pb::Listener {
-            name: name.clone(),
+            name: format!("{first}_{}", place.port),
             address: Some(socket(&first, place.port)),
             additional_addresses: more.into_iter().collect(),
             filter_chains: self.chains,
@@ -127,7 +126,7 @@ impl Chains {
             traffic_direction: TrafficDirection::Outbound as i32,
             ..Default::default()
         };
-        Some(Resource::new(name, listener.encode_to_vec().into()))
+        Some(log.listener(listener))
     }
 }
 

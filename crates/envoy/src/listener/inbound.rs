@@ -9,9 +9,9 @@ use envoy_types::pb::envoy::config::listener::v3 as pb;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use isthmus_proto::resource::Resource;
 use isthmus_sni::ISTIO_ALPN;
-use prost::Message;
 
 use super::{INBOUND_PORT, Route, original_destination, tcp_proxy, tls_inspector};
+use crate::access_log::AccessLog;
 use crate::cluster::fixed::{self, BLACK_HOLE, INBOUND_PASSTHROUGH, inbound_name};
 use crate::cluster::tls;
 use crate::rbac::Filters;
@@ -52,7 +52,7 @@ impl Inbound {
 }
 
 /// The inbound listener.
-pub(crate) fn virtual_inbound(inbound: &Inbound) -> Resource {
+pub(crate) fn virtual_inbound(inbound: &Inbound, log: &AccessLog) -> Resource {
     let mut chains = vec![loops()];
     for (port, mode) in &inbound.ports {
         chains.extend(port_chains(inbound, Some(*port), *mode, &inbound_name(*port)));
@@ -73,7 +73,7 @@ pub(crate) fn virtual_inbound(inbound: &Inbound) -> Resource {
         traffic_direction: TrafficDirection::Inbound as i32,
         ..Default::default()
     };
-    Resource::new(NAME, listener.encode_to_vec().into())
+    log.listener(listener)
 }
 
 /// A connection to the capture port itself would come back for ever.

@@ -9,10 +9,10 @@ use ipnet::IpNet;
 use isthmus_model::{Endpoint, Protocol, ServicePort, Source};
 use isthmus_proto::resource::Resource;
 use isthmus_registry::MeshService;
-use prost::Message;
 
 use super::outbound::{addresses, reading_tls, undeclared};
 use super::{INBOUND_PORT, OUTBOUND_PORT, Route, carried};
+use crate::access_log::AccessLog;
 use crate::class::Class;
 use crate::cluster::is_tcp;
 use crate::encoded::Inputs;
@@ -99,15 +99,16 @@ pub(crate) fn listeners<'a>(
     all: impl Iterator<Item = &'a Open>,
     unknown: OutboundPolicy,
     ipv4: bool,
+    log: &AccessLog,
 ) -> Vec<Resource> {
     let mut ports: BTreeMap<u16, Vec<&Open>> = BTreeMap::new();
     for open in all {
         ports.entry(open.port).or_default().push(open);
     }
-    ports.into_iter().map(|(port, chains)| listener(port, &chains, unknown, ipv4)).collect()
+    ports.into_iter().map(|(port, chains)| log.listener(listener(port, &chains, unknown, ipv4))).collect()
 }
 
-fn listener(port: u16, all: &[&Open], unknown: OutboundPolicy, ipv4: bool) -> Resource {
+fn listener(port: u16, all: &[&Open], unknown: OutboundPolicy, ipv4: bool) -> pb::Listener {
     let mut taken: HashSet<(Option<IpNet>, &str)> = HashSet::new();
     let mut chains = Vec::new();
     let mut rest = None;
@@ -154,15 +155,13 @@ fn listener(port: u16, all: &[&Open], unknown: OutboundPolicy, ipv4: bool) -> Re
     };
     let reads = all.iter().any(|open| !open.server_names.is_empty());
     let any = if ipv4 { "0.0.0.0" } else { "::" };
-    let name = format!("{any}_{port}");
-    let listener = pb::Listener {
-        name: name.clone(),
+    pb::Listener {
+        name: format!("{any}_{port}"),
         address: Some(socket(any, port)),
         bind_to_port: Some(boolean(false)),
         filter_chains: chains,
         default_filter_chain: rest,
         traffic_direction: TrafficDirection::Outbound as i32,
         ..if reads { reading_tls() } else { pb::Listener::default() }
-    };
-    Resource::new(name, listener.encode_to_vec().into())
+    }
 }

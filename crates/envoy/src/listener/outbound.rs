@@ -9,9 +9,9 @@ use envoy_types::pb::envoy::config::listener::v3 as pb;
 use isthmus_model::{Endpoint, Health};
 use isthmus_proto::resource::Resource;
 use isthmus_registry::MeshService;
-use prost::Message;
 
 use super::{Carriage, OUTBOUND_PORT, Route, carried, tcp_proxy, tls_inspector};
+use crate::access_log::AccessLog;
 use crate::class::Class;
 use crate::cluster::fixed::{BLACK_HOLE, PASSTHROUGH};
 use crate::names;
@@ -22,8 +22,7 @@ use crate::wire::{boolean, duration, number, socket};
 const INSPECTION: Duration = Duration::from_secs(5);
 
 /// What captures all outbound connections and knows those that no other listener does.
-pub(crate) fn virtual_outbound(policy: OutboundPolicy, ipv4: bool) -> Resource {
-    let name = "virtualOutbound";
+pub(crate) fn virtual_outbound(policy: OutboundPolicy, ipv4: bool, log: &AccessLog) -> Resource {
     let unknown = unknown_cluster(policy);
     // a connection to the capture port itself would come back for ever
     let loops = pb::FilterChain {
@@ -41,7 +40,7 @@ pub(crate) fn virtual_outbound(policy: OutboundPolicy, ipv4: bool) -> Resource {
         ..Default::default()
     };
     let listener = pb::Listener {
-        name: name.to_string(),
+        name: "virtualOutbound".to_string(),
         address: Some(socket(if ipv4 { "0.0.0.0" } else { "::" }, OUTBOUND_PORT)),
         use_original_dst: Some(boolean(true)),
         filter_chains: vec![loops],
@@ -49,7 +48,7 @@ pub(crate) fn virtual_outbound(policy: OutboundPolicy, ipv4: bool) -> Resource {
         traffic_direction: TrafficDirection::Outbound as i32,
         ..Default::default()
     };
-    Resource::new(name, listener.encode_to_vec().into())
+    log.listener(listener)
 }
 
 /// The addresses at which a class finds a service.
@@ -86,16 +85,15 @@ pub(crate) struct Paths {
 }
 
 /// The listener of an address and a port of a service: `bound` has a socket, others are found by original destination.
-pub(crate) fn listener(address: IpAddr, port: u16, bound: bool, paths: &Paths) -> Resource {
-    let name = format!("{address}_{port}");
+pub(crate) fn listener(address: IpAddr, port: u16, bound: bool, paths: &Paths, log: &AccessLog) -> Resource {
     let listener = pb::Listener {
-        name: name.clone(),
+        name: format!("{address}_{port}"),
         address: Some(socket(&address.to_string(), port)),
         bind_to_port: (!bound).then(|| boolean(false)),
         traffic_direction: TrafficDirection::Outbound as i32,
         ..filter_chains(paths)
     };
-    Resource::new(name, listener.encode_to_vec().into())
+    log.listener(listener)
 }
 
 /// What happens to a connection to one service port. This is where HTTP routing will come in: ports whose protocol

@@ -33,6 +33,10 @@ fn rule(world: &mut World, policy: &str) {
 fn seen(world: &mut World, network: &str, locality: &str) -> Resources {
     let mut proxy = world.proxy(Sidecar, "a", "client", "10.1.9.9");
     proxy.network = NetworkId::new(network).unwrap();
+    if network.is_empty() {
+        // of a cluster whose network is not known either
+        proxy.cluster = "elsewhere".parse().unwrap();
+    }
     proxy.locality = Locality::parse(locality);
     world.resources(&proxy)
 }

@@ -11,7 +11,9 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
-use isthmus_envoy::{ControlPlane, Defaults, MeshSettings, OutboundPolicy, Proxy, ProxyKind, Translator};
+use isthmus_envoy::{
+    AccessLog, ControlPlane, Defaults, MeshSettings, OutboundPolicy, Proxy, ProxyKind, Translator,
+};
 use isthmus_model::{ClusterId, Labels, Locality, Namespace, NetworkId, PeerChange};
 use isthmus_proto::nds::NameTable;
 use isthmus_proto::resource::View;
@@ -40,13 +42,12 @@ impl World {
             cluster: cluster.clone(),
             network: NetworkId::new(name).unwrap(),
             trust_domain: "cluster.local".parse().unwrap(),
-            root_namespace: Namespace::new("istio-system").unwrap(),
+            system_namespace: Namespace::new("istio-system").unwrap(),
             domain: "cluster.local".into(),
         });
         let settings = MeshSettings {
             trust_domain: "cluster.local".parse().unwrap(),
             trust_domain_aliases: vec!["old.example".parse().unwrap()],
-            mesh_id: "mesh1".to_string(),
             cluster: cluster.clone(),
             root_namespace: Namespace::new("istio-system").unwrap(),
             domain: "cluster.local".to_string(),
@@ -59,6 +60,7 @@ impl World {
             },
             outbound_policy: OutboundPolicy::AllowAny,
             defaults: Defaults::default(),
+            access_log: AccessLog::default(),
         };
         let translator = Translator::new(settings.clone());
         let mut world = Self { cluster, registry, settings, translator };

@@ -50,7 +50,7 @@ impl World {
             cluster: name.parse().unwrap(),
             network: name.parse().unwrap(),
             trust_domain: "cluster.local".parse().unwrap(),
-            root_namespace: "istio-system".parse().unwrap(),
+            system_namespace: "istio-system".parse().unwrap(),
             domain: "cluster.local".into(),
         });
         for object in objects.into_iter().flat_map(parse_yaml) {
@@ -60,7 +60,6 @@ impl World {
         let translator = Translator::new(MeshSettings {
             trust_domain: "cluster.local".parse().unwrap(),
             trust_domain_aliases: vec!["old.example".parse().unwrap()],
-            mesh_id: "mesh1".to_string(),
             cluster: name.parse().unwrap(),
             root_namespace: "istio-system".parse().unwrap(),
             domain: "cluster.local".to_string(),
@@ -70,6 +69,7 @@ impl World {
             },
             outbound_policy: OutboundPolicy::AllowAny,
             defaults: isthmus_envoy::Defaults::default(),
+            access_log: isthmus_envoy::AccessLog::default(),
         });
         registry.publish();
         Self { name, registry, translator }

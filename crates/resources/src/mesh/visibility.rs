@@ -8,6 +8,14 @@ use crate::object::Object;
 const SERVICE_EXPORT_TO: &str = "networking.istio.io/exportTo";
 
 impl MeshConfig {
+    /// The object as others see it: one that does not say who sees it has the mesh's default.
+    #[must_use]
+    pub fn visible(&self, object: &Object) -> Object {
+        let mut object = object.clone();
+        self.make_visible(&mut object);
+        object
+    }
+
     /// Gives an object that does not say who sees it the mesh's default.
     pub fn make_visible(&self, object: &mut Object) {
         match object {
@@ -47,11 +55,7 @@ mod tests {
     fn only_objects_that_say_nothing_get_the_default() {
         let (mesh, _) =
             MeshConfig::read("{defaultServiceExportTo: ['.'], defaultDestinationRuleExportTo: [a]}").unwrap();
-        let read = |text: &str| {
-            let mut object = crate::parse_yaml(text).remove(0).unwrap();
-            mesh.make_visible(&mut object);
-            object
-        };
+        let read = |text: &str| mesh.visible(&crate::parse_yaml(text).remove(0).unwrap());
         let Object::Service(service) = read("{apiVersion: v1, kind: Service, metadata: {name: a}}") else {
             panic!()
         };
