@@ -26,9 +26,16 @@ impl Resource {
 /// FNV-1a, 64 bit: the same on every machine and release, which `std`'s hasher does not promise.
 #[must_use]
 pub fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a_more(FNV1A, bytes)
+}
+
+/// [`fnv1a`] of no bytes.
+pub const FNV1A: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// [`fnv1a`] of what comes in pieces: goes on from the hash of those before.
+#[must_use]
+pub fn fnv1a_more(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// All resources of one type that one view holds, sorted by name. Cheap to share; two equal `Arc`s are the same state.

@@ -1,17 +1,21 @@
 //! Last-good resources on disk: an agent restarts into the state it had, with every control plane gone.
 
-use std::collections::BTreeMap;
+mod file;
+
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use isthmus_lifecycle::Signal;
-use isthmus_proto::resource::fnv1a;
 use parking_lot::Mutex;
-use prost::{Message, encoding};
 use tokio::sync::Notify;
 
+/// One remembered resource.
+pub use isthmus_xds::Upsert as Entry;
+
 use crate::data::{DataDir, DataError};
+use file::Contents;
 
 /// Name of its file.
 pub const FILE: &str = "resources.bin";
@@ -20,59 +24,11 @@ pub const FILE: &str = "resources.bin";
 const SETTLE: Duration = Duration::from_millis(500);
 /// A mesh this large is not kept; the agent says so.
 const LARGEST: usize = 512 * 1024 * 1024;
-/// What the file begins with.
-const MAGIC: &[u8; 8] = b"isthmus1";
+/// Reading and taking over so much leaves memory that nobody uses: it goes back to the system.
+const MUCH: usize = 1024 * 1024;
 
-/// One remembered resource.
-#[derive(Clone, PartialEq, Message)]
-pub struct Entry {
-    /// Name on the wire.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Version that the control plane gave it.
-    #[prost(string, tag = "2")]
-    pub version: String,
-    /// Encoded message.
-    #[prost(bytes = "bytes", tag = "3")]
-    pub body: Bytes,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct OneType {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(message, repeated, tag = "2")]
-    entries: Vec<Entry>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Contents {
-    #[prost(string, tag = "1")]
-    owner: String,
-    #[prost(message, repeated, tag = "2")]
-    types: Vec<OneType>,
-}
-
-type Types = BTreeMap<Arc<str>, BTreeMap<Arc<str>, Kept>>;
-
-/// An entry as it is held, under its name: there may be tens of thousands.
-#[derive(Debug)]
-struct Kept {
-    version: Box<str>,
-    body: Bytes,
-}
-
-impl Kept {
-    fn entry(&self, name: &str) -> Entry {
-        Entry { name: name.to_string(), version: self.version.to_string(), body: self.body.clone() }
-    }
-}
-
-impl From<Entry> for Kept {
-    fn from(entry: Entry) -> Self {
-        Self { version: entry.version.into(), body: entry.body }
-    }
-}
+/// By type, in the order of their names: there may be tens of thousands, and lists have no room to spare between them.
+type Types = BTreeMap<Arc<str>, Vec<Entry>>;
 
 /// Remembers resources by type and name. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -81,6 +37,8 @@ pub struct ResourceCache {
     owner: Arc<str>,
     types: Arc<Mutex<Types>>,
     changed: Arc<Notify>,
+    /// Bytes that came since the last time that memory was given back.
+    taken: Arc<AtomicUsize>,
 }
 
 impl ResourceCache {
@@ -91,11 +49,11 @@ impl ResourceCache {
     /// When the file is there and cannot be read.
     pub fn open(data: &DataDir, owner: &str) -> Result<Self, DataError> {
         let mut types = Types::new();
-        if let Some(bytes) = data.read(FILE)? {
-            match decode(&bytes) {
-                Some(contents) if contents.owner == owner => types = contents.into_types(),
-                Some(contents) => {
-                    tracing::info!(was = %contents.owner, now = %owner, "last-good resources of another workload, not used");
+        if let Some(file) = data.open_file(FILE)? {
+            match file::read(file).map_err(|source| DataError::Io { path: data.file(FILE), source })? {
+                Some((of, read)) if of == owner => types = read,
+                Some((was, _)) => {
+                    tracing::info!(%was, now = %owner, "last-good resources of another workload, not used");
                 }
                 None => {
                     tracing::warn!(file = %data.file(FILE).display(), "last-good resources are damaged, not used");
@@ -107,34 +65,34 @@ impl ResourceCache {
             owner: owner.into(),
             types: Arc::new(Mutex::new(types)),
             changed: Arc::default(),
+            taken: Arc::default(),
         })
     }
 
     /// What is remembered of one type, in name order.
     #[must_use]
     pub fn entries(&self, type_url: &str) -> Vec<Entry> {
-        let types = self.types.lock();
-        let entries = types.get(type_url).into_iter().flatten();
-        entries.map(|(name, kept)| kept.entry(name)).collect()
+        self.types.lock().get(type_url).cloned().unwrap_or_default()
     }
 
     /// Whether nothing is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.types.lock().values().all(BTreeMap::is_empty)
+        self.types.lock().values().all(Vec::is_empty)
     }
 
     /// Remembers a change. Only what was accepted belongs here.
     pub fn change(&self, type_url: &str, upserts: Vec<Entry>, removed: &[Arc<str>]) {
+        let bytes: usize = upserts.iter().map(|entry| entry.body.len()).sum();
         let mut types = self.types.lock();
-        let of_type = types.entry(type_url.into()).or_default();
-        for name in removed {
-            of_type.remove(name);
+        let entries = types.entry(type_url.into()).or_default();
+        if !removed.is_empty() {
+            let removed: HashSet<&str> = removed.iter().map(|name| &**name).collect();
+            entries.retain(|entry| !removed.contains(&*entry.name));
         }
-        for entry in upserts {
-            of_type.insert(entry.name.as_str().into(), entry.into());
-        }
+        put(entries, upserts);
         drop(types);
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
         self.changed.notify_one();
     }
 
@@ -151,6 +109,9 @@ impl ResourceCache {
                 () = tokio::time::sleep(SETTLE) => {}
             }
             self.flush().await;
+            if self.taken.swap(0, Ordering::Relaxed) > MUCH {
+                isthmus_process::memory::give_back();
+            }
         }
         self.flush().await;
     }
@@ -158,65 +119,46 @@ impl ResourceCache {
     /// Writes what is remembered now.
     pub async fn flush(&self) {
         let cache = self.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            let bytes = cache.encode();
-            if bytes.len() > LARGEST {
-                tracing::warn!(bytes = bytes.len(), limit = LARGEST, "too many resources to keep on disk");
-                return Ok(());
-            }
-            cache.data.write(FILE, &bytes)
-        });
         // A join error means that the runtime is going down.
-        if let Ok(Err(error)) = written.await {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || cache.write()).await {
             tracing::warn!(%error, "last-good resources not written");
         }
     }
 
-    /// [`Contents`] behind a checksum, written piece by piece: a copy of all of it at a time is enough.
-    fn encode(&self) -> Vec<u8> {
-        let types = self.types.lock();
-        let mut out = Vec::with_capacity(MAGIC.len() + 8);
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&[0; 8]);
-        let begins = out.len();
-        encoding::string::encode(1, &self.owner.to_string(), &mut out);
-        for (type_url, entries) in types.iter() {
-            let type_url = type_url.to_string();
-            let all = || entries.iter().map(|(name, kept)| kept.entry(name));
-            let length: usize = all().map(|entry| encoding::message::encoded_len(2, &entry)).sum();
-            encoding::encode_key(2, encoding::WireType::LengthDelimited, &mut out);
-            encoding::encode_varint((encoding::string::encoded_len(1, &type_url) + length) as u64, &mut out);
-            encoding::string::encode(1, &type_url, &mut out);
-            out.reserve(length);
-            all().for_each(|entry| encoding::message::encode(2, &entry, &mut out));
+    fn write(&self) -> Result<(), DataError> {
+        // Not under the lock: a disk may be slow.
+        let types =
+            self.types.lock().iter().map(|(url, all)| (Arc::clone(url), all.clone())).collect::<Vec<_>>();
+        let contents = Contents { owner: &self.owner, types: &types };
+        let length = contents.length();
+        if length > LARGEST {
+            tracing::warn!(bytes = length, limit = LARGEST, "too many resources to keep on disk");
+            return Ok(());
         }
-        drop(types);
-        let checksum = fnv1a(&out[begins..]).to_be_bytes();
-        out[MAGIC.len()..begins].copy_from_slice(&checksum);
-        out
+        self.data.write_by(FILE, |file| contents.write(file))
     }
 }
 
-impl Contents {
-    fn into_types(self) -> Types {
-        let entries = |one: OneType| {
-            let by_name = one.entries.into_iter().map(|entry| (Arc::from(entry.name.as_str()), entry.into()));
-            (Arc::from(one.type_url.as_str()), by_name.collect())
-        };
-        self.types.into_iter().map(entries).collect()
+/// Puts entries into a list that is in order; of two with one name the last counts.
+fn put(list: &mut Vec<Entry>, upserts: Vec<Entry>) {
+    let mut new: BTreeMap<Arc<str>, Entry> = BTreeMap::new();
+    for entry in upserts {
+        match list.binary_search_by(|known| known.name.cmp(&entry.name)) {
+            Ok(at) => list[at] = entry,
+            Err(_) => drop(new.insert(Arc::clone(&entry.name), entry)),
+        }
     }
-}
-
-fn decode(bytes: &[u8]) -> Option<Contents> {
-    let (checksum, body) = bytes.strip_prefix(MAGIC)?.split_first_chunk::<8>()?;
-    if fnv1a(body) != u64::from_be_bytes(*checksum) {
-        return None;
+    if !new.is_empty() {
+        list.reserve_exact(new.len());
+        list.extend(new.into_values());
+        // Two runs, each in order.
+        list.sort_by(|a, b| a.name.cmp(&b.name));
     }
-    Contents::decode(body).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use isthmus_lifecycle::Drain;
 
     use super::*;
@@ -243,17 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_the_message_that_it_is_read_as() {
+    fn what_is_remembered_is_in_order_and_the_last_word_counts() {
         let temporary = tempfile::tempdir().unwrap();
-        let data = DataDir::open(temporary.path()).unwrap();
-        let cache = ResourceCache::open(&data, "reviews").unwrap();
-        cache.change("cds", vec![entry("a", b"1"), entry("b", &[7; 300])], &[]);
-        cache.change("lds", vec![], &[]);
-        let one = |type_url: &str, entries| OneType { type_url: type_url.into(), entries };
-        let types = vec![one("cds", vec![entry("a", b"1"), entry("b", &[7; 300])]), one("lds", vec![])];
-        let contents = Contents { owner: "reviews".into(), types };
-        assert_eq!(cache.encode()[16..], contents.encode_to_vec());
-        assert_eq!(decode(&cache.encode()), Some(contents));
+        let cache = ResourceCache::open(&DataDir::open(temporary.path()).unwrap(), "reviews").unwrap();
+        cache.change("cds", vec![entry("c", b"1"), entry("a", b"1"), entry("c", b"2")], &[]);
+        cache.change("cds", vec![entry("b", b"1"), entry("a", b"2"), entry("a", b"3")], &["x".into()]);
+        assert_eq!(cache.entries("cds"), [entry("a", b"3"), entry("b", b"1"), entry("c", b"2")]);
+        cache.change("cds", vec![entry("b", b"2")], &["a".into(), "b".into()]);
+        assert_eq!(cache.entries("cds"), [entry("b", b"2"), entry("c", b"2")]);
     }
 
     #[test]
@@ -262,10 +201,12 @@ mod tests {
         let data = DataDir::open(temporary.path()).unwrap();
         let cache = ResourceCache::open(&data, "reviews").unwrap();
         cache.change("cds", vec![entry("a", b"1")], &[]);
-        let mut bytes = cache.encode();
-        assert!(decode(&bytes).is_some());
+        cache.write().unwrap();
+        let mut bytes = data.read(FILE).unwrap().unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         data.write(FILE, &bytes).unwrap();
+        assert!(ResourceCache::open(&data, "reviews").unwrap().is_empty());
+        data.write(FILE, &bytes[..bytes.len() - 1]).unwrap();
         assert!(ResourceCache::open(&data, "reviews").unwrap().is_empty());
         data.write(FILE, b"").unwrap();
         assert!(ResourceCache::open(&data, "reviews").unwrap().is_empty());

@@ -138,11 +138,30 @@ impl DataDir {
         }
     }
 
+    /// Opens a file; none when it is absent.
+    pub(crate) fn open_file(&self, name: &str) -> Result<Option<File>, DataError> {
+        let path = self.file(name);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(DataError::Io { path, source }),
+        }
+    }
+
     /// Writes a file (0600), whole or not at all, on disk when this returns.
     ///
     /// # Errors
     /// When the file system refuses; what was there before stays.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DataError> {
+        self.write_by(name, |file| file.write_all(bytes))
+    }
+
+    /// As [`DataDir::write`], for what is not in memory as a whole.
+    pub(crate) fn write_by(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<(), DataError> {
         let (path, new) = (self.file(name), self.file(&format!("{name}.new")));
         let io = |source| DataError::Io { path: path.clone(), source };
         match fs::remove_file(&new) {
@@ -150,7 +169,7 @@ impl DataDir {
             _ => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(io)?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
+        write(&mut file).and_then(|()| file.sync_all()).map_err(io)?;
         fs::rename(&new, &path).map_err(io)?;
         File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(io)
     }

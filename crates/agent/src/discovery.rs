@@ -16,6 +16,7 @@ use isthmus_lifecycle::{Backoff, Guard, Readiness, TaskGroup};
 use isthmus_model::ClusterId;
 use isthmus_proto::type_url;
 use isthmus_proxy::OnDemandLimits;
+use isthmus_xds::client::Version;
 use isthmus_xds::{Client, Handle, Handler, Rejection, Update};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -169,7 +170,7 @@ impl Feed {
             tracing::info!(r#type = url, resources = entries.len(), "last-good resources from disk");
             for rejection in self.take(url, &entries, &[]) {
                 tracing::warn!(
-                    name = rejection.name,
+                    name = &*rejection.name,
                     reason = rejection.reason,
                     "last-good resource not usable"
                 );
@@ -181,10 +182,10 @@ impl Feed {
     }
 
     /// Versions of what is in force, so that the control plane sends only what changed, and what vanished.
-    fn known(&self) -> Vec<(String, String, String)> {
+    fn known(&self) -> Vec<(&'static str, Arc<str>, Version)> {
         let of = |url: &'static str| {
             let entries = self.sinks.cache.entries(url).into_iter();
-            entries.map(move |entry| (url.to_string(), entry.name, entry.version))
+            entries.map(move |entry| (url, entry.name, entry.version))
         };
         URLS.into_iter().flat_map(of).collect()
     }
@@ -200,14 +201,13 @@ impl Feed {
         {
             on_demand.told(upserts, removed);
         }
-        let resources =
-            upserts.iter().map(|entry| (Arc::from(entry.name.as_str()), entry.body.clone())).collect();
+        let resources = upserts.iter().map(|entry| (Arc::clone(&entry.name), entry.body.clone())).collect();
         let rejections: Vec<Rejection> = self
             .sinks
             .proxy
             .apply(url, resources, removed)
             .into_iter()
-            .map(|rejection| Rejection { name: rejection.name.to_string(), reason: rejection.reason })
+            .map(|rejection| Rejection { name: rejection.name, reason: rejection.reason })
             .collect();
         match url {
             type_url::CLUSTER => self.follow_clusters(upserts, removed),
@@ -230,7 +230,7 @@ impl Feed {
                 }
                 Vec::new()
             }
-            Err(reason) => vec![Rejection { name: entry.name.clone(), reason }],
+            Err(reason) => vec![Rejection { name: Arc::clone(&entry.name), reason }],
         }
     }
 
@@ -257,7 +257,7 @@ impl Feed {
     }
 
     fn follow_inbound(&self, upserts: &[Entry], removed: &[Arc<str>]) {
-        if let Some(inbound) = upserts.iter().find(|entry| entry.name == strict::INBOUND) {
+        if let Some(inbound) = upserts.iter().find(|entry| *entry.name == *strict::INBOUND) {
             match strict::read(&inbound.body) {
                 Ok(found) => {
                     self.strict.send_if_modified(|now| std::mem::replace(now, found.clone()) != found);
@@ -295,29 +295,18 @@ impl Feed {
 #[tonic::async_trait]
 impl Handler for Feed {
     async fn apply(&mut self, update: Update) -> Vec<Rejection> {
-        let url = update.type_url;
-        let removed: Vec<Arc<str>> = update.removed.into_iter().map(Arc::from).collect();
-        // The bodies are slices of one response: a copy of each lets the response go.
-        let upserts: Vec<Entry> = update
-            .upserts
-            .into_iter()
-            .map(|upsert| Entry {
-                name: upsert.name,
-                version: upsert.version,
-                body: bytes::Bytes::copy_from_slice(&upsert.body),
-            })
-            .collect();
+        let Update { type_url: url, upserts, removed, .. } = update;
         self.sinks.proxy.prepare(&url, upserts.iter().map(|entry| &entry.body)).await;
         let rejections = self.take(&url, &upserts, &removed);
         let refused: BTreeSet<&str> = rejections.iter().map(|rejection| &*rejection.name).collect();
-        let mut accepted: Vec<Entry> =
-            upserts.iter().filter(|entry| !refused.contains(&*entry.name)).cloned().collect();
+        let mut accepted = upserts;
         if let Some(on_demand) = &self.on_demand {
             // Given back while it was on its way.
-            let unwanted = on_demand.unwanted(&url, &upserts);
+            let unwanted = on_demand.unwanted(&url, &accepted);
             self.sinks.proxy.apply(&url, Vec::new(), &unwanted);
-            accepted.retain(|entry| !unwanted.iter().any(|name| **name == *entry.name));
+            accepted.retain(|entry| !unwanted.contains(&entry.name));
         }
+        accepted.retain(|entry| !refused.contains(&*entry.name));
         if !self.sinks.proxy.remembers(&url) {
             self.sinks.cache.change(&url, accepted, &removed);
         }

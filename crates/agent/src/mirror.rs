@@ -250,8 +250,7 @@ impl StreamEvents for Mirror {
 
 /// As the control plane would send it.
 fn entry(resource: &Resource) -> Entry {
-    let version = isthmus_xds::payload::version_text(resource.version);
-    Entry { name: resource.name.to_string(), version, body: resource.body.clone() }
+    Entry { name: Arc::clone(&resource.name), version: resource.version.into(), body: resource.body.clone() }
 }
 
 fn known(type_url: &str) -> Option<&'static str> {

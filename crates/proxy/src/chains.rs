@@ -1,12 +1,18 @@
 //! Finds the filter chain of a connection, by Envoy's rules: destination port, then destination address, server name,
 //! transport and application protocol. Each step takes the most specific match and never goes back.
 
+mod builder;
+mod named;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use isthmus_sni::ClientHello;
+
+pub(crate) use builder::Builder;
+use named::Named;
 
 use crate::resource::chain::Chain;
 
@@ -65,6 +71,8 @@ struct ByAddress {
 #[derive(Debug, Default)]
 struct ByName {
     exact: HashMap<Box<str>, ByTransport>,
+    /// Others of exact names, which are compiled as they are used.
+    named: Option<Box<Named>>,
     /// By the part behind `*`, its dot included.
     suffix: HashMap<Box<str>, ByTransport>,
     any: ByTransport,
@@ -88,7 +96,7 @@ impl Chains {
     /// What must be seen of a connection to this destination.
     pub(crate) fn need(&self, destination: SocketAddr) -> Need<'_> {
         let names = self.names(destination);
-        if !names.exact.is_empty() || !names.suffix.is_empty() {
+        if !names.exact.is_empty() || names.named.is_some() || !names.suffix.is_empty() {
             return Need::FirstBytes;
         }
         let ByTransport { tls, plain, any } = &names.any;
@@ -116,8 +124,8 @@ impl Chains {
         transport.find(seen).or(self.default.as_ref())
     }
 
-    /// All chains, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (String, &Arc<Chain>)> {
+    /// Up to so many chains, in no order. What is not compiled is compiled for the caller alone.
+    pub(crate) fn some(&self, most: usize) -> Vec<(String, Arc<Chain>)> {
         let ports = self.ports.iter().map(|(port, chains)| (format!("port {port}"), chains));
         let all = ports.chain(std::iter::once((String::new(), &self.any_port)));
         let found = all.flat_map(|(port, addresses)| {
@@ -126,10 +134,11 @@ impl Chains {
             all.flat_map(move |(network, names)| {
                 let head: Vec<String> =
                     [port.clone(), network].into_iter().filter(|part| !part.is_empty()).collect();
-                names.describe(&head.join(" "))
+                names.describe(&head.join(" "), most)
             })
         });
-        found.chain(self.default.iter().map(|chain| ("default".to_string(), chain)))
+        let default = self.default.iter().map(|chain| ("default".to_string(), Arc::clone(chain)));
+        found.chain(default).take(most).collect()
     }
 
     /// How many chains there are, the default included.
@@ -150,7 +159,8 @@ impl Chains {
 
 impl ByName {
     fn of(&self, name: &str) -> &ByTransport {
-        if let Some(found) = self.exact.get(name) {
+        let exact = self.exact.get(name).or_else(|| self.named.as_ref()?.find(name));
+        if let Some(found) = exact {
             return found;
         }
         if !self.suffix.is_empty() {
@@ -162,24 +172,14 @@ impl ByName {
         &self.any
     }
 
-    fn describe(&self, head: &str) -> Vec<(String, &Arc<Chain>)> {
+    fn describe(&self, head: &str, most: usize) -> Vec<(String, Arc<Chain>)> {
         let exact = self.exact.iter().map(|(name, found)| (format!("sni {name}"), found));
         let suffix = self.suffix.iter().map(|(name, found)| (format!("sni *{name}"), found));
         let all = exact.chain(suffix).chain(std::iter::once((String::new(), &self.any)));
-        all.flat_map(|(name, found)| {
-            let transports = [("tls", &found.tls), ("raw_buffer", &found.plain), ("", &found.any)];
-            transports.into_iter().flat_map(move |(transport, protocols)| {
-                let text = |alpn: String| {
-                    let parts = [head, &name, transport, &alpn];
-                    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
-                };
-                let listed = protocols.listed.iter();
-                let listed = listed.map(|(list, chain)| (text(format!("alpn {}", list.join(","))), chain));
-                let any = protocols.any.iter().map(|chain| (text(String::new()), chain));
-                listed.chain(any).collect::<Vec<_>>()
-            })
-        })
-        .collect()
+        let here = all.flat_map(|(name, found)| found.describe(head, &name));
+        let named = self.named.iter().flat_map(|named| named.iter());
+        let stored = named.flat_map(|found| found.transports.describe(head, &format!("sni {}", found.name)));
+        here.chain(stored).take(most).collect()
     }
 }
 
@@ -191,6 +191,20 @@ impl ByTransport {
             Seen::Plain if !self.plain.is_empty() => self.plain.find(None),
             Seen::Plain => self.any.find(None),
         }
+    }
+
+    fn describe(&self, head: &str, name: &str) -> Vec<(String, Arc<Chain>)> {
+        let transports = [("tls", &self.tls), ("raw_buffer", &self.plain), ("", &self.any)];
+        let all = transports.into_iter().flat_map(|(transport, protocols)| {
+            let text = move |alpn: String| {
+                let parts = [head, name, transport, &alpn];
+                parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+            };
+            let listed = protocols.listed.iter();
+            let listed = listed.map(move |(list, chain)| (text(format!("alpn {}", list.join(","))), chain));
+            listed.chain(protocols.any.iter().map(move |chain| (text(String::new()), chain)))
+        });
+        all.map(|(text, chain)| (text, Arc::clone(chain))).collect()
     }
 }
 
@@ -209,93 +223,29 @@ impl ByProtocol {
     }
 }
 
-/// Collects chains into [`Chains`].
-#[derive(Debug, Default)]
-pub(crate) struct Builder {
-    chains: Chains,
-    lists: HashMap<Vec<String>, Arc<[String]>>,
-}
-
-impl Builder {
-    /// Adds a chain.
-    ///
-    /// # Errors
-    /// The chain that already has these criteria.
-    pub(crate) fn add(&mut self, criteria: &Criteria, chain: &Arc<Chain>) -> Result<(), Arc<Chain>> {
-        let list = (!criteria.protocols.is_empty()).then(|| {
-            let shared = self.lists.entry(criteria.protocols.clone());
-            Arc::clone(shared.or_insert_with(|| criteria.protocols.clone().into()))
-        });
-        let addresses = match criteria.port {
-            None => &mut self.chains.any_port,
-            Some(port) => self.chains.ports.entry(port).or_default(),
-        };
-        self.chains.count += 1;
-        let place = |names: &mut ByName| place(names, criteria, list.as_ref(), chain);
-        if criteria.networks.is_empty() {
-            return place(&mut addresses.any);
-        }
-        for network in &criteria.networks {
-            let at = match addresses.networks.iter().position(|(known, _)| known == network) {
-                Some(at) => at,
-                None => {
-                    let longer = |known: &IpNet| known.prefix_len() >= network.prefix_len();
-                    let at = addresses.networks.partition_point(|(known, _)| longer(known));
-                    addresses.networks.insert(at, (*network, ByName::default()));
-                    at
-                }
-            };
-            place(&mut addresses.networks[at].1)?;
-        }
-        Ok(())
-    }
-
-    /// The chain of connections that match no other.
-    pub(crate) fn set_default(&mut self, chain: Arc<Chain>) {
-        self.chains.count += 1;
-        self.chains.default = Some(chain);
-    }
-
-    /// The finished table.
-    pub(crate) fn build(self) -> Chains {
-        self.chains
-    }
-}
-
-fn place(
-    names: &mut ByName,
+/// Adds a chain for connections that have come so far.
+fn put(
+    transports: &mut ByTransport,
     criteria: &Criteria,
     list: Option<&Arc<[String]>>,
     chain: &Arc<Chain>,
 ) -> Result<(), Arc<Chain>> {
-    let put = |transports: &mut ByTransport| {
-        let protocols = match criteria.transport {
-            Transport::Any => &mut transports.any,
-            Transport::Tls => &mut transports.tls,
-            Transport::Plain => &mut transports.plain,
-        };
-        match list {
-            None => match &protocols.any {
-                Some(other) => return Err(Arc::clone(other)),
-                None => protocols.any = Some(Arc::clone(chain)),
-            },
-            Some(list) => {
-                let clash = |known: &Arc<[String]>| known.iter().any(|protocol| list.contains(protocol));
-                if let Some((_, other)) = protocols.listed.iter().find(|(known, _)| clash(known)) {
-                    return Err(Arc::clone(other));
-                }
-                protocols.listed.push((Arc::clone(list), Arc::clone(chain)));
-            }
-        }
-        Ok(())
+    let protocols = match criteria.transport {
+        Transport::Any => &mut transports.any,
+        Transport::Tls => &mut transports.tls,
+        Transport::Plain => &mut transports.plain,
     };
-    if criteria.server_names.is_empty() {
-        return put(&mut names.any);
-    }
-    for name in &criteria.server_names {
-        match name.strip_prefix('*') {
-            Some(suffix) => put(names.suffix.entry(suffix.into()).or_default())?,
-            None => put(names.exact.entry(name.as_str().into()).or_default())?,
+    match list {
+        None => match &protocols.any {
+            Some(other) => return Err(Arc::clone(other)),
+            None => protocols.any = Some(Arc::clone(chain)),
+        },
+        Some(list) => {
+            let clash = |known: &Arc<[String]>| known.iter().any(|protocol| list.contains(protocol));
+            if let Some((_, other)) = protocols.listed.iter().find(|(known, _)| clash(known)) {
+                return Err(Arc::clone(other));
+            }
+            protocols.listed.push((Arc::clone(list), Arc::clone(chain)));
         }
     }
     Ok(())

@@ -21,17 +21,24 @@ use crate::shared::Shared;
 /// Clusters by name, endpoints by EDS name.
 #[derive(Default)]
 pub(crate) struct Clusters {
-    slots: RwLock<HashMap<Arc<str>, Slot>>,
+    slots: RwLock<Slots>,
     /// Clusters may come later than their endpoints.
     listings: RwLock<HashMap<Arc<str>, Listing>>,
     /// Held by whoever changes something: no cluster wakes with endpoints of yesterday.
     changing: Mutex<()>,
 }
 
+#[derive(Default)]
+struct Slots {
+    by_name: HashMap<Arc<str>, Slot>,
+    /// Under which name those clusters take their endpoints that do not take them under their own.
+    elsewhere: HashMap<Arc<str>, Arc<str>>,
+}
+
 enum Slot {
     Live(Arc<Cluster>),
-    /// Sound, with the name of its endpoints.
-    Stored(Bytes, Arc<str>),
+    /// Sound, and of EDS.
+    Stored(Bytes),
 }
 
 /// Endpoints of clusters that live, or of clusters that are stored.
@@ -41,13 +48,36 @@ enum Listing {
     Stored(Bytes),
 }
 
-impl Slot {
-    /// Whether it takes its endpoints under this name.
-    fn uses(&self, service: &str) -> bool {
-        match self {
-            Self::Stored(_, of) => **of == *service,
-            Self::Live(cluster) => matches!(&cluster.config.kind, Kind::Eds(of) if **of == *service),
+impl Slots {
+    fn get(&self, name: &str) -> Option<&Slot> {
+        self.by_name.get(name)
+    }
+
+    fn live(&self, name: &str) -> Option<Arc<Cluster>> {
+        match self.get(name)? {
+            Slot::Live(cluster) => Some(Arc::clone(cluster)),
+            Slot::Stored(_) => None,
         }
+    }
+
+    fn put(&mut self, name: &Arc<str>, kind: &Kind, slot: Slot) {
+        match kind {
+            Kind::Eds(service) if service != name => {
+                self.elsewhere.insert(Arc::clone(name), Arc::clone(service));
+            }
+            _ => drop(self.elsewhere.remove(name)),
+        }
+        self.by_name.insert(Arc::clone(name), slot);
+    }
+
+    /// Names of clusters that take their endpoints under this name.
+    fn users<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a str> {
+        let own = self.by_name.get(service).is_some_and(|slot| match slot {
+            Slot::Stored(_) => !self.elsewhere.contains_key(service),
+            Slot::Live(cluster) => matches!(&cluster.config.kind, Kind::Eds(of) if **of == *service),
+        });
+        let others = self.elsewhere.iter().filter(move |(_, of)| ***of == *service);
+        own.then_some(service).into_iter().chain(others.map(|(name, _)| &**name))
     }
 }
 
@@ -71,12 +101,12 @@ impl Clusters {
     pub(crate) fn get(&self, shared: &Shared, name: &str) -> Option<Arc<Cluster>> {
         match self.slots.read().get(name)? {
             Slot::Live(cluster) => return Some(Arc::clone(cluster)),
-            Slot::Stored(..) => {}
+            Slot::Stored(_) => {}
         }
         let _changing = self.changing.lock();
-        let (name, body) = match self.slots.read().get_key_value(name)? {
+        let (name, body) = match self.slots.read().by_name.get_key_value(name)? {
             (_, Slot::Live(cluster)) => return Some(Arc::clone(cluster)),
-            (name, Slot::Stored(body, _)) => (Arc::clone(name), body.clone()),
+            (name, Slot::Stored(body)) => (Arc::clone(name), body.clone()),
         };
         let cluster = self.wake(&shared.tls, &name, &body)?;
         if let Kind::Eds(service) = &cluster.config.kind
@@ -85,35 +115,32 @@ impl Clusters {
         {
             *listing = Listing::Live(assignment);
         }
-        self.slots.write().insert(name, Slot::Live(Arc::clone(&cluster)));
+        self.slots.write().by_name.insert(name, Slot::Live(Arc::clone(&cluster)));
         Some(cluster)
     }
 
     /// The cluster of this name, if it lives.
     pub(crate) fn live(&self, name: &str) -> Option<Arc<Cluster>> {
-        match self.slots.read().get(name)? {
-            Slot::Live(cluster) => Some(Arc::clone(cluster)),
-            Slot::Stored(..) => None,
-        }
+        self.slots.read().live(name)
     }
 
     /// The cluster of this name, to look at: one that is stored stays so.
     pub(crate) fn look(&self, shared: &Shared, name: &str) -> Option<Arc<Cluster>> {
         let body = match self.slots.read().get(name)? {
             Slot::Live(cluster) => return Some(Arc::clone(cluster)),
-            Slot::Stored(body, _) => body.clone(),
+            Slot::Stored(body) => body.clone(),
         };
         self.wake(&shared.tls, &name.into(), &body)
     }
 
     /// Whether there is one of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.slots.read().contains_key(name)
+        self.slots.read().get(name).is_some()
     }
 
     /// All names, in order.
     pub(crate) fn names(&self) -> Vec<Arc<str>> {
-        let mut names: Vec<Arc<str>> = self.slots.read().keys().cloned().collect();
+        let mut names: Vec<Arc<str>> = self.slots.read().by_name.keys().cloned().collect();
         names.sort_unstable();
         names
     }
@@ -139,11 +166,8 @@ impl Clusters {
         let config = ClusterConfig::compile(name, body, &shared.tls)?;
         let _changing = self.changing.lock();
         let former = self.live(name);
-        if former.is_none()
-            && let Kind::Eds(service) = &config.kind
-        {
-            let service = if **service == **name { Arc::clone(name) } else { Arc::clone(service) };
-            self.slots.write().insert(Arc::clone(name), Slot::Stored(body.clone(), service));
+        if former.is_none() && matches!(config.kind, Kind::Eds(_)) {
+            self.slots.write().put(name, &config.kind, Slot::Stored(body.clone()));
             return Ok(());
         }
         let cluster = Arc::new(Cluster::new(config, former.as_deref()));
@@ -152,23 +176,22 @@ impl Clusters {
             shared.outliers.watch(&cluster, &host);
         }
         resolve::start(shared, &cluster);
-        self.slots.write().insert(Arc::clone(name), Slot::Live(cluster));
+        self.slots.write().put(name, &cluster.config.kind, Slot::Live(Arc::clone(&cluster)));
         Ok(())
     }
 
     /// Forgets a cluster, and its endpoints when no other has them.
     pub(crate) fn remove(&self, name: &str) {
         let _changing = self.changing.lock();
-        let service = match self.slots.write().remove(name) {
-            Some(Slot::Stored(_, service)) => service,
-            Some(Slot::Live(cluster)) => match &cluster.config.kind {
-                Kind::Eds(service) => Arc::clone(service),
-                _ => return,
-            },
+        let mut slots = self.slots.write();
+        let elsewhere = slots.elsewhere.remove(name);
+        let service = match slots.by_name.remove(name) {
+            Some(Slot::Live(cluster)) if !matches!(cluster.config.kind, Kind::Eds(_)) => return,
+            Some(_) => elsewhere.as_deref().unwrap_or(name),
             None => return,
         };
-        if !self.is_used(&service) {
-            self.listings.write().remove(&service);
+        if slots.users(service).next().is_none() {
+            self.listings.write().remove(service);
         }
     }
 
@@ -195,23 +218,9 @@ impl Clusters {
         }
     }
 
-    /// Whether any cluster takes its endpoints under this name.
-    fn is_used(&self, service: &str) -> bool {
-        let slots = self.slots.read();
-        slots.get(service).is_some_and(|slot| slot.uses(service))
-            || slots.values().any(|slot| slot.uses(service))
-    }
-
     /// Live clusters that take their endpoints under this name: usually the one of that name.
     fn users(&self, service: &str) -> Vec<Arc<Cluster>> {
         let slots = self.slots.read();
-        let live = |slot: &Slot| match slot {
-            Slot::Live(cluster) if slot.uses(service) => Some(Arc::clone(cluster)),
-            _ => None,
-        };
-        match slots.get(service) {
-            Some(own) if own.uses(service) => live(own).into_iter().collect(),
-            _ => slots.values().filter_map(live).collect(),
-        }
+        slots.users(service).filter_map(|name| slots.live(name)).collect()
     }
 }

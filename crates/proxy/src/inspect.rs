@@ -19,7 +19,7 @@ pub(crate) fn listeners(shared: &Shared) -> Value {
     let mut all: Vec<_> = listeners.by_name.values().collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     let show = |listener: &&Arc<crate::resource::listener::Listener>| {
-        let mut chains: Vec<(String, &Arc<Chain>)> = listener.chains.iter().take(MOST_CHAINS).collect();
+        let mut chains = listener.chains.some(MOST_CHAINS);
         chains.sort_by(|a, b| a.0.cmp(&b.0));
         json!({
             "name": &*listener.name,

@@ -4,8 +4,10 @@
 //! plane sends only what changed meanwhile, and names what vanished; a control plane that is away changes nothing.
 
 mod connector;
+mod have;
 mod interest;
 mod session;
+mod version;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,19 +19,21 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 pub use connector::{Connector, Io};
-use interest::{Desired, Have};
+use have::Have;
+use interest::Desired;
 pub use session::SessionError;
+pub use version::Version;
 
 use crate::server::HealthReport;
 
 /// One resource that is new or changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upsert {
-    /// Name.
-    pub name: String,
+    /// Name. One text for all that this client says of it: clones of it cost nothing.
+    pub name: Arc<str>,
     /// Version, as the server writes it.
-    pub version: String,
-    /// The encoded message. It is a slice of the whole response: decode it, do not store it.
+    pub version: Version,
+    /// The encoded message, which may be kept: it holds nothing of its neighbours in the response.
     pub body: Bytes,
 }
 
@@ -41,7 +45,7 @@ pub struct Update {
     /// New and changed resources.
     pub upserts: Vec<Upsert>,
     /// Names that the server says do not exist (any longer).
-    pub removed: Vec<String>,
+    pub removed: Vec<Arc<str>>,
     /// Whether this is the first answer for this type since the stream opened. It comes even when nothing changed: from then on the
     /// client has all that it asked for (large answers may still go on in further updates).
     pub first: bool,
@@ -51,7 +55,7 @@ pub struct Update {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     /// Name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Why, for the people who read the control plane's status.
     pub reason: String,
 }
@@ -82,7 +86,7 @@ pub struct Config {
     pub response_bytes: usize,
     /// What the handler has in force already, as type, name and version: such as from a cache on disk. The server then sends
     /// only what differs, and names what vanished.
-    pub known: Vec<(String, String, String)>,
+    pub known: Vec<(&'static str, Arc<str>, Version)>,
 }
 
 impl Config {

@@ -53,7 +53,7 @@ where
                 None => self.ended = true,
                 Some(Err(error)) => return Err(FrameError::Body(error.to_string())),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.buffer.extend_from_slice(&data),
+                    Ok(data) => self.append(&data),
                     Err(other) => {
                         self.trailers = other.into_trailers().ok();
                         self.ended = true;
@@ -63,17 +63,33 @@ where
         }
     }
 
+    /// Grows by doubling, but not beyond the message that is being read: what is kept of a large one shall not be half empty.
+    fn append(&mut self, data: &[u8]) {
+        let needed = self.buffer.len() + data.len();
+        if needed > self.buffer.capacity() {
+            let whole = self.length().map_or(0, |length| HEADER.saturating_add(length));
+            let room = (2 * self.buffer.len()).min(whole).max(needed);
+            let mut larger = BytesMut::with_capacity(room);
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
+        }
+        self.buffer.extend_from_slice(data);
+    }
+
+    /// Length of the message that begins the buffer.
+    fn length(&self) -> Option<usize> {
+        let (header, _) = self.buffer.split_first_chunk::<HEADER>()?;
+        let [_, a, b, c, d] = *header;
+        Some(usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX))
+    }
+
     /// Trailers, once the body has ended with some.
     pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
         self.trailers.as_ref()
     }
 
     fn buffered(&mut self) -> Result<Option<Bytes>, FrameError> {
-        if self.buffer.len() < HEADER {
-            return Ok(None);
-        }
-        let length = u32::from_be_bytes([self.buffer[1], self.buffer[2], self.buffer[3], self.buffer[4]]);
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let Some(length) = self.length() else { return Ok(None) };
         if self.buffer[0] != 0 {
             return Err(FrameError::Compressed);
         }

@@ -1,4 +1,5 @@
-//! The protocol's messages as we read them: resource bytes stay slices of the received message.
+//! The protocol's messages as we read them. What there is of each of thousands of resources stays a slice of the received message,
+//! texts too: whoever takes them over says whether they are texts.
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
@@ -21,19 +22,17 @@ pub(crate) struct DeltaResponse {
 /// `envoy.service.discovery.v3.Resource`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct DeltaResource {
-    #[prost(string, tag = "1")]
-    pub(crate) version: String,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) version: Bytes,
     #[prost(message, optional, tag = "2")]
     pub(crate) resource: Option<AnyBytes>,
-    #[prost(string, tag = "3")]
-    pub(crate) name: String,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) name: Bytes,
 }
 
-/// `google.protobuf.Any`.
+/// `google.protobuf.Any`, whose type is that of the response.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct AnyBytes {
-    #[prost(string, tag = "1")]
-    pub(crate) type_url: String,
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) value: Bytes,
 }

@@ -9,11 +9,12 @@ use prost::Message;
 
 use crate::cache::Entry;
 
-/// Endpoint names by cluster, and which of them the control plane has told.
+/// Endpoint names of the clusters, and which of them the control plane has told.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    by_cluster: HashMap<Arc<str>, Arc<str>>,
     names: HashMap<Arc<str>, Use>,
+    /// Of clusters whose endpoints have another name than they, which few have.
+    elsewhere: HashMap<Arc<str>, Arc<str>>,
     /// Names that the control plane has not told of.
     awaited: usize,
 }
@@ -21,6 +22,8 @@ pub(super) struct Wanted {
 #[derive(Debug, Default)]
 struct Use {
     clusters: u32,
+    /// One of them is the cluster of that name.
+    own: bool,
     seen: bool,
 }
 
@@ -36,39 +39,45 @@ impl Wanted {
     pub(super) fn follow(&mut self, upserts: &[Entry], removed: &[Arc<str>]) -> Change {
         let mut change = Change::default();
         for name in removed {
-            if let Some(endpoints) = self.by_cluster.remove(name) {
-                self.release(endpoints, &mut change);
-            }
+            self.set(name, None, &mut change);
         }
         for entry in upserts {
             let Ok(cluster) = Cluster::decode(entry.body.clone()) else { continue };
-            let endpoints = endpoints_of(cluster);
-            if endpoints.as_deref() == self.by_cluster.get(entry.name.as_str()).map(|known| &**known) {
-                continue;
-            }
-            let former = match endpoints {
-                Some(endpoints) => {
-                    let endpoints: Arc<str> = endpoints.into();
-                    let cluster = if *entry.name == *endpoints {
-                        Arc::clone(&endpoints)
-                    } else {
-                        entry.name.as_str().into()
-                    };
-                    self.hold(&endpoints, &mut change);
-                    self.by_cluster.insert(cluster, endpoints)
-                }
-                None => self.by_cluster.remove(entry.name.as_str()),
-            };
-            if let Some(former) = former {
-                self.release(former, &mut change);
-            }
+            self.set(&entry.name, endpoints_of(cluster), &mut change);
         }
         change
     }
 
-    fn hold(&mut self, name: &Arc<str>, change: &mut Change) {
+    /// A cluster takes its endpoints under this name from now on, if under any.
+    fn set(&mut self, cluster: &Arc<str>, endpoints: Option<String>, change: &mut Change) {
+        let own = self.names.get(cluster).is_some_and(|uses| uses.own);
+        let former = if own { Some(cluster) } else { self.elsewhere.get(cluster) }.cloned();
+        if endpoints.as_deref() == former.as_deref() {
+            return;
+        }
+        self.elsewhere.remove(cluster);
+        if own && let Some(uses) = self.names.get_mut(cluster) {
+            uses.own = false;
+        }
+        match endpoints {
+            Some(endpoints) if *endpoints == **cluster => self.hold(cluster, true, change),
+            Some(endpoints) => {
+                let known = self.names.get_key_value(endpoints.as_str());
+                let endpoints = known.map_or_else(|| endpoints.as_str().into(), |(name, _)| Arc::clone(name));
+                self.hold(&endpoints, false, change);
+                self.elsewhere.insert(Arc::clone(cluster), endpoints);
+            }
+            None => {}
+        }
+        if let Some(former) = former {
+            self.release(former, change);
+        }
+    }
+
+    fn hold(&mut self, name: &Arc<str>, own: bool, change: &mut Change) {
         let uses = self.names.entry(Arc::clone(name)).or_default();
         uses.clusters += 1;
+        uses.own |= own;
         if uses.clusters == 1 {
             self.awaited += 1;
             if !change.dropped.remove(name) {

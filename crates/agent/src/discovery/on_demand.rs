@@ -70,7 +70,7 @@ impl OnDemand {
         }
         let mut state = self.state.lock();
         let known = self.cache.entries(type_url::CLUSTER);
-        let known = known.into_iter().map(|entry| Arc::<str>::from(entry.name));
+        let known = known.into_iter().map(|entry| entry.name);
         let fetched: Vec<Arc<str>> = known.filter(|name| !state.is_named(name)).collect();
         state.wanted.extend(fetched.iter().cloned());
         fetched
@@ -98,7 +98,7 @@ impl OnDemand {
         for entry in upserts {
             match self.follow(entry) {
                 Ok(dropped) => former.extend(dropped),
-                Err(error) => tracing::debug!(listener = entry.name, %error, "listener is unreadable"),
+                Err(error) => tracing::debug!(listener = %entry.name, %error, "listener is unreadable"),
             }
         }
         let mut state = self.state.lock();
@@ -116,7 +116,7 @@ impl OnDemand {
         let mut state = self.state.lock();
         let fresh: Vec<Arc<str>> = names.iter().filter(|name| !state.is_named(name)).cloned().collect();
         state.awaited.extend(fresh.iter().cloned());
-        let former = state.named.insert(entry.name.as_str().into(), names).unwrap_or_default();
+        let former = state.named.insert(Arc::clone(&entry.name), names).unwrap_or_default();
         if let Some(stream) = self.stream.get() {
             stream.subscribe(type_url::CLUSTER, fresh);
         }
@@ -154,7 +154,7 @@ impl OnDemand {
             type_url::ENDPOINTS => !wanted(name) && !self.endpoints.lock().names(name),
             _ => false,
         };
-        upserts.iter().filter(|entry| unwanted(&entry.name)).map(|entry| entry.name.as_str().into()).collect()
+        upserts.iter().filter(|entry| unwanted(&entry.name)).map(|entry| Arc::clone(&entry.name)).collect()
     }
 
     /// Clusters leave what is asked for, and the memory of it.

@@ -94,8 +94,7 @@ fn cluster(name: &str, version: &str) -> (Arc<str>, Bytes) {
 /// As the control plane sends it, which the last-good cache remembers.
 fn entry((name, body): (Arc<str>, Bytes)) -> Entry {
     let resource = Resource::new(name, body);
-    let version = isthmus_xds::payload::version_text(resource.version);
-    Entry { name: resource.name.to_string(), version, body: resource.body }
+    Entry { name: resource.name, version: resource.version.into(), body: resource.body }
 }
 
 fn inline(source: Option<envoy_types::pb::envoy::config::core::v3::DataSource>) -> String {

@@ -74,6 +74,15 @@ impl Target {
 impl Chain {
     pub(crate) fn compile(chain: &proto::FilterChain, tls: &Configurations) -> Checked<Self> {
         let terminates = tls.downstream(chain.transport_socket.as_ref()).within("transport_socket")?;
+        Self::assemble(chain, terminates)
+    }
+
+    /// Without a word on its transport: one that terminates nothing.
+    pub(crate) fn passing(chain: &proto::FilterChain) -> Checked<Self> {
+        Self::assemble(chain, None)
+    }
+
+    fn assemble(chain: &proto::FilterChain, terminates: Option<ServerTls>) -> Checked<Self> {
         let mut rbac = Vec::new();
         let (mut proxy, mut by_name) = (None, false);
         for (position, filter) in chain.filters.iter().enumerate() {

@@ -1,9 +1,11 @@
 //! Listeners.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::proxy_protocol_config::Version;
 use envoy_types::pb::envoy::config::core::v3::{Address, TrafficDirection, address};
 use envoy_types::pb::envoy::config::listener::v3 as proto;
@@ -59,7 +61,7 @@ pub(crate) enum Direction {
 }
 
 impl Listener {
-    pub(crate) fn compile(name: &Arc<str>, bytes: &[u8], tls: &Configurations) -> Checked<Self> {
+    pub(crate) fn compile(name: &Arc<str>, bytes: &Bytes, tls: &Configurations) -> Checked<Self> {
         let (rest, listed) =
             split(bytes).map_err(|error| Invalid::new("resource", format!("does not decode: {error}")))?;
         let listener: proto::Listener = decode(&rest)?;
@@ -107,7 +109,7 @@ impl Listener {
             detection: waits.filter(|waits| !waits.is_zero()),
             announced,
             keepalive: listener.tcp_keepalive.as_ref().map(Keepalive::compile),
-            chains: chains(&listener, &listed, tls)?,
+            chains: chains(&listener, bytes, &listed, tls)?,
         })
     }
 }
@@ -156,9 +158,9 @@ fn accepted(filter: &proto::ListenerFilter) -> Checked<Accepted> {
     Ok(accepted)
 }
 
-/// A listener's bytes without its filter chains, and the bytes of each. A gateway may have a chain for each service of the mesh:
+/// A listener's bytes without its filter chains, and where each of these stands. A gateway may have a chain for each service of the mesh:
 /// decoded together they would take 3 KB each, and that memory would stay.
-fn split(bytes: &[u8]) -> Result<(Vec<u8>, Vec<&[u8]>), DecodeError> {
+fn split(bytes: &[u8]) -> Result<(Vec<u8>, Vec<Range<usize>>), DecodeError> {
     /// Number of `filter_chains`.
     const CHAINS: u32 = 3;
     let (mut rest, mut chains, mut at) = (Vec::new(), Vec::new(), bytes);
@@ -168,8 +170,9 @@ fn split(bytes: &[u8]) -> Result<(Vec<u8>, Vec<&[u8]>), DecodeError> {
         if number == CHAINS && kind == encoding::WireType::LengthDelimited {
             let length = usize::try_from(encoding::decode_varint(&mut at)?).unwrap_or(usize::MAX);
             // A chain that is cut off is left to the decoder, which says so.
-            if let Some((chain, after)) = at.split_at_checked(length) {
-                chains.push(chain);
+            if let Some((_, after)) = at.split_at_checked(length) {
+                let begins = bytes.len() - at.len();
+                chains.push(begins..begins + length);
                 at = after;
                 continue;
             }
@@ -182,9 +185,15 @@ fn split(bytes: &[u8]) -> Result<(Vec<u8>, Vec<&[u8]>), DecodeError> {
     Ok((rest, chains))
 }
 
-fn chains(listener: &proto::Listener, listed: &[&[u8]], tls: &Configurations) -> Checked<Chains> {
-    let mut builder = Builder::default();
-    for (position, bytes) in listed.iter().enumerate() {
+fn chains(
+    listener: &proto::Listener,
+    message: &Bytes,
+    listed: &[Range<usize>],
+    tls: &Configurations,
+) -> Checked<Chains> {
+    let mut builder = Builder::new(message);
+    for (position, place) in listed.iter().enumerate() {
+        let bytes = &message[place.clone()];
         let chain: &proto::FilterChain = &decode(bytes).within(format_args!("filter_chains[{position}]"))?;
         let field = || match chain.name.as_str() {
             "" => format!("filter_chains[{position}]"),
@@ -192,7 +201,11 @@ fn chains(listener: &proto::Listener, listed: &[&[u8]], tls: &Configurations) ->
         };
         let compiled = Arc::new(Chain::compile(chain, tls).within(field())?);
         let criteria = criteria(chain.filter_chain_match.as_ref()).within(field())?;
-        builder.add(&criteria, &compiled).map_err(|other| {
+        let added = match chain.transport_socket {
+            None => builder.add_at(&criteria, &compiled, place.start, place.len()),
+            Some(_) => builder.add(&criteria, &compiled),
+        };
+        added.map_err(|other| {
             Invalid::new(
                 format!("{}.filter_chain_match", field()),
                 format!("equals that of {:?}", other.name),
@@ -203,6 +216,12 @@ fn chains(listener: &proto::Listener, listed: &[&[u8]], tls: &Configurations) ->
         builder.set_default(Arc::new(Chain::compile(chain, tls).within("default_filter_chain")?));
     }
     Ok(builder.build())
+}
+
+/// A chain that terminates nothing, from its message.
+pub(crate) fn passing(bytes: &[u8]) -> Checked<(Criteria, Chain)> {
+    let chain: proto::FilterChain = decode(bytes)?;
+    Ok((criteria(chain.filter_chain_match.as_ref())?, Chain::passing(&chain)?))
 }
 
 fn criteria(of: Option<&proto::FilterChainMatch>) -> Checked<Criteria> {

@@ -1,15 +1,19 @@
 //! What is asked for, what the server was told of it, and what the client has: no I/O.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::str::Utf8Error;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::google::rpc;
 use isthmus_proto::type_url;
 
-use super::{Rejection, Update, Upsert};
+use super::have::Have;
+use super::{Rejection, Update, Upsert, Version};
 use crate::server::HealthReport;
-use crate::wire::DeltaResponse;
+use crate::wire::{DeltaResource, DeltaResponse};
 
 /// gRPC's code for internal errors: what Istio's agents put into health reports and refusals.
 const INTERNAL: i32 = 13;
@@ -30,7 +34,7 @@ impl Interest {
         !self.all && self.names.is_empty()
     }
 
-    fn wants(&self, name: &str) -> bool {
+    pub(super) fn wants(&self, name: &str) -> bool {
         self.all || self.names.contains(name)
     }
 }
@@ -99,7 +103,7 @@ impl Desired {
         true
     }
 
-    fn find(&self, type_url: &str) -> Option<&Interest> {
+    pub(super) fn find(&self, type_url: &str) -> Option<&Interest> {
         self.types.iter().find(|(url, _)| url == type_url).map(|(_, interest)| interest)
     }
 }
@@ -114,57 +118,22 @@ pub(super) struct Told {
     reports: u64,
 }
 
-/// A version as small as it can be kept: our own servers write sixteen hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Version {
-    Hash(u64),
-    Text(Box<str>),
-}
-
-impl Version {
-    fn of(text: &str) -> Self {
-        let lower = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let hash = (text.len() == 16 && lower).then(|| u64::from_str_radix(text, 16).ok()).flatten();
-        hash.map_or_else(|| Self::Text(text.into()), Self::Hash)
-    }
-}
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Hash(hash) => write!(f, "{hash:016x}"),
-            Self::Text(text) => f.write_str(text),
-        }
-    }
-}
-
-/// Versions of what the handler accepted, by type and name.
-#[derive(Debug, Default)]
-pub(super) struct Have(HashMap<String, HashMap<Arc<str>, Version>>);
-
 impl Told {
     /// Requests that make the server know what is desired.
     pub(super) fn catch_up(&mut self, desired: &mut Desired, have: &mut Have) -> Vec<DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
         for (url, interest) in &mut desired.types {
             let touched = std::mem::take(&mut interest.touched);
-            if !interest.all
-                && let Some(known) = have.0.get_mut(url)
-            {
-                touched.iter().filter(|name| !interest.names.contains(*name)).for_each(|name| {
-                    known.remove(name);
-                });
+            if !interest.all {
+                let dropped = touched.iter().filter(|name| !interest.names.contains(*name));
+                have.forget(url, dropped);
             }
             let request = match self.types.get(url) {
                 Some(told) if touched.is_empty() && *told == interest.all => continue,
                 None if interest.is_empty() => continue,
                 Some(told) => change(url, *told, interest, touched),
                 None => {
-                    if !interest.all
-                        && let Some(known) = have.0.get_mut(url)
-                    {
-                        known.retain(|name, _| interest.names.contains(name));
-                    }
+                    have.keep_wanted(url, interest);
                     first(url, interest, have)
                 }
             };
@@ -172,9 +141,7 @@ impl Told {
             requests.push(request);
         }
         for (url, (names, reason)) in std::mem::take(&mut desired.refusals) {
-            if let Some(known) = have.0.get_mut(&url) {
-                known.retain(|name, _| !names.contains(name));
-            }
+            have.forget(&url, &names);
             // On a new stream there is nothing to refuse yet.
             if let Some(nonce) = self.answered.get(&url) {
                 let (response_nonce, error_detail) = (nonce.clone(), Some(status(reason)));
@@ -203,62 +170,43 @@ impl Told {
     }
 
     /// The update in a response, without what is no longer asked for.
-    pub(super) fn update(&mut self, response: DeltaResponse, desired: &Desired) -> Update {
+    ///
+    /// # Errors
+    /// When a name or a version is no text.
+    pub(super) fn update(
+        &mut self,
+        response: DeltaResponse,
+        length: usize,
+        desired: &Desired,
+        have: &Have,
+    ) -> Result<Update, Utf8Error> {
         let nothing = Interest::default();
-        let interest = desired.find(&response.type_url).unwrap_or(&nothing);
-        let upserts = response.resources.into_iter().filter(|resource| interest.wants(&resource.name));
-        let upserts = upserts.map(|resource| Upsert {
-            name: resource.name,
-            version: resource.version,
-            body: resource.resource.unwrap_or_default().value,
-        });
-        let removed = response.removed_resources.into_iter().filter(|name| interest.wants(name));
-        Update {
-            first: self.answered.insert(response.type_url.clone(), response.nonce).is_none(),
-            upserts: upserts.collect(),
-            removed: removed.collect(),
-            type_url: response.type_url,
+        let url = response.type_url;
+        let interest = desired.find(&url).unwrap_or(&nothing);
+        // One text for each name, whoever holds it.
+        let shared = |name: &str| {
+            let known = interest.names.get(name).or_else(|| have.name(&url, name));
+            known.map_or_else(|| Arc::from(name), Arc::clone)
+        };
+        let mut upserts = Vec::with_capacity(response.resources.len());
+        for DeltaResource { version, resource, name } in response.resources {
+            let name = std::str::from_utf8(&name)?;
+            if interest.wants(name) {
+                let version = Version::from(std::str::from_utf8(&version)?);
+                let body = apart(resource.unwrap_or_default().value, length);
+                upserts.push(Upsert { name: shared(name), version, body });
+            }
         }
+        let removed = response.removed_resources.iter().filter(|name| interest.wants(name));
+        let removed = removed.map(|name| shared(name)).collect();
+        let first = self.answered.insert(url.clone(), response.nonce).is_none();
+        Ok(Update { first, upserts, removed, type_url: url })
     }
 }
 
-impl Have {
-    /// From types, names and versions.
-    pub(super) fn from_known(known: Vec<(String, String, String)>) -> Self {
-        let mut have = Self::default();
-        for (type_url, name, version) in known {
-            have.0.entry(type_url).or_default().insert(name.into(), Version::of(&version));
-        }
-        have
-    }
-
-    /// Takes note of what was applied. A rejected resource stays at the version in force, or unknown, so that a reconnect brings it
-    /// again; what is no longer desired is not noted.
-    pub(super) fn applied(
-        &mut self,
-        type_url: &str,
-        upserts: Vec<(String, String)>,
-        removed: &[String],
-        rejections: &[Rejection],
-        desired: &Desired,
-    ) {
-        let known = self.0.entry(type_url.to_string()).or_default();
-        for name in removed {
-            known.remove(name.as_str());
-        }
-        let Some(interest) = desired.find(type_url) else { return };
-        let rejected: HashSet<&str> = rejections.iter().map(|rejection| &*rejection.name).collect();
-        for (name, version) in upserts.iter().filter(|(name, _)| !rejected.contains(name.as_str())) {
-            let version = Version::of(version);
-            if let Some(known) = known.get_mut(name.as_str()) {
-                *known = version;
-            } else if let Some(name) = interest.names.get(name.as_str()) {
-                known.insert(Arc::clone(name), version);
-            } else if interest.all {
-                known.insert(name.as_str().into(), version);
-            }
-        }
-    }
+/// A body that does not hold the whole response that it came in, unless that is little more.
+fn apart(body: Bytes, response: usize) -> Bytes {
+    if body.len() >= response / 8 * 7 { body } else { Bytes::copy_from_slice(&body) }
 }
 
 /// An acknowledgement, or a refusal that names what cannot be used.
@@ -288,7 +236,7 @@ fn status(message: String) -> rpc::Status {
 }
 
 fn first(url: &str, interest: &Interest, have: &Have) -> DeltaDiscoveryRequest {
-    let initial = have.0.get(url).into_iter().flatten().filter(|(name, _)| interest.wants(name));
+    let initial = have.of(url).filter(|(name, _)| interest.wants(name));
     let star = (interest.all && !interest.names.is_empty()).then(|| "*".to_string());
     let mut names: Vec<String> = interest.names.iter().map(ToString::to_string).collect();
     names.sort_unstable();

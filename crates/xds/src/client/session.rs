@@ -1,6 +1,7 @@
 //! One connection: from dialing to its end.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::interest::{Told, answer};
-use super::{Client, Connection, Handler};
+use super::{Client, Connection, Handler, Rejection, Version};
 use crate::frame::{FrameError, FrameReader, frame};
 use crate::wire::DeltaResponse;
 
@@ -128,7 +129,7 @@ impl<H: Handler> Client<H> {
             return Err(SessionError::Status(Box::new(status)));
         }
         let mut responses = FrameReader::new(response.into_body(), self.config.response_bytes);
-        let shared = std::sync::Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.shared);
         loop {
             let message = tokio::select! {
                 biased;
@@ -186,25 +187,39 @@ impl<H: Handler> Client<H> {
         told: &mut Told,
         requests: &mpsc::Sender<Bytes>,
     ) -> Result<(), SessionError> {
+        let length = message.len();
         let response =
             DeltaResponse::decode(message).map_err(|error| SessionError::Malformed(error.to_string()))?;
         let nonce = response.nonce.clone();
-        let update = told.update(response, &self.shared.desired.lock());
+        let update = told
+            .update(response, length, &self.shared.desired.lock(), &self.have)
+            .map_err(|error| SessionError::Malformed(error.to_string()))?;
         let type_url = update.type_url.clone();
-        let versions: Vec<_> =
-            update.upserts.iter().map(|upsert| (upsert.name.clone(), upsert.version.clone())).collect();
+        let versions =
+            update.upserts.iter().map(|upsert| (Arc::clone(&upsert.name), upsert.version.clone())).collect();
         let removed = update.removed.clone();
         let rejections = self.handler.apply(update).await;
         for rejection in &rejections {
             tracing::warn!(
                 r#type = type_url,
-                name = rejection.name,
+                name = &*rejection.name,
                 reason = rejection.reason,
                 "refused a resource"
             );
         }
-        self.have.applied(&type_url, versions, &removed, &rejections, &self.shared.desired.lock());
+        self.noted(&type_url, versions, &removed, &rejections);
         send(requests, &answer(type_url, nonce, &rejections)).await
+    }
+
+    fn noted(
+        &mut self,
+        type_url: &str,
+        versions: Vec<(Arc<str>, Version)>,
+        removed: &[Arc<str>],
+        rejections: &[Rejection],
+    ) {
+        let desired = self.shared.desired.lock();
+        self.have.applied(type_url, versions, removed, rejections, desired.find(type_url));
     }
 }
 

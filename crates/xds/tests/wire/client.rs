@@ -24,9 +24,9 @@ struct Recorder {
 impl Handler for Recorder {
     async fn apply(&mut self, update: Update) -> Vec<Rejection> {
         let refuse = self.refuse.lock().clone();
-        let bad = update.upserts.iter().filter(|upsert| refuse.as_deref() == Some(upsert.name.as_str()));
+        let bad = update.upserts.iter().filter(|upsert| refuse.as_deref() == Some(&*upsert.name));
         let rejections =
-            bad.map(|upsert| Rejection { name: upsert.name.clone(), reason: "no such thing".into() });
+            bad.map(|upsert| Rejection { name: Arc::clone(&upsert.name), reason: "no such thing".into() });
         let rejections = rejections.collect();
         let _ = self.updates.send(update);
         rejections
@@ -55,7 +55,7 @@ fn peer(address: &Arc<Mutex<std::net::SocketAddr>>) -> Peer {
 }
 
 fn said(update: &Update) -> Vec<String> {
-    let names = update.upserts.iter().map(|upsert| upsert.name.clone());
+    let names = update.upserts.iter().map(|upsert| upsert.name.to_string());
     names.chain(update.removed.iter().map(|name| format!("-{name}"))).collect()
 }
 
