@@ -168,7 +168,7 @@ fn note_unknown_pods(objects: &[Object], remarks: &mut Remarks) {
             if let Some((namespace, pod)) = &endpoint.pod
                 && !pods.contains(&(&**namespace, &**pod))
             {
-                let address = endpoint.addresses.first().map_or("", |address| address);
+                let address = &endpoint.address;
                 remarks.warn(&format!(
                     "EndpointSlice {}: endpoint {address} is left out: its Pod {namespace}/{pod} is not in the files",
                     slice.meta

@@ -63,7 +63,7 @@ impl Subject {
         overlay(item, args);
         let mut subject = match &item.object {
             Object::Pod(pod) => Self {
-                ips: pod.spec.ips.clone(),
+                ips: pod.spec.ips.to_vec(),
                 labels: pod.meta.labels.clone(),
                 account: pod.spec.service_account.to_string(),
                 node: pod.spec.node.to_string(),

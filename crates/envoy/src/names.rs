@@ -7,6 +7,7 @@ use isthmus_model::{Endpoint, Health, Source};
 use isthmus_proto::nds::name_table::NameInfo;
 use isthmus_proto::resource::Resource;
 use isthmus_registry::{MeshService, Snapshot, WorkloadKey, WorkloadKind};
+use isthmus_resources::kubernetes::PodDns;
 use prost::Message;
 
 use crate::class::Class;
@@ -70,7 +71,10 @@ fn pods(
             kind: WorkloadKind::Pod,
         };
         let Some(workload) = snapshot.workloads.get(&key) else { continue };
-        let (Some(hostname), Some(subdomain)) = (&workload.hostname, &workload.subdomain) else { continue };
+        let Some(PodDns { hostname: Some(hostname), subdomain: Some(subdomain) }) = workload.dns.as_deref()
+        else {
+            continue;
+        };
         if **subdomain != *service.service.name {
             continue;
         }

@@ -1,70 +1,71 @@
-//! Equal texts and label sets stored once: of ten thousand pods, most say the same of themselves.
+//! Equal texts, label sets and the like stored once: of ten thousand pods, most say the same of themselves.
 //!
-//! What is shared lives as long as somebody holds it, until the next sweep: a table is swept whenever it has doubled, so that it never
+//! What is shared lives as long as somebody holds it, until the next sweep: a pool is swept whenever it has doubled, so that it never
 //! holds much more than what is alive.
 
-use std::collections::{BTreeMap, HashSet};
+use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// Entries below which a table is not swept.
+/// Entries below which a pool is not swept.
 const SMALL: usize = 1024;
 
-type Pairs = BTreeMap<Arc<str>, Arc<str>>;
+static TEXTS: LazyLock<Pool<str>> = LazyLock::new(Pool::default);
 
-static TEXTS: LazyLock<Mutex<Table<str>>> = LazyLock::new(Mutex::default);
-static SETS: LazyLock<Mutex<Table<Pairs>>> = LazyLock::new(Mutex::default);
+/// Values of which equal ones are one.
+#[derive(Debug)]
+pub struct Pool<T: ?Sized>(Mutex<Table<T>>);
 
+#[derive(Debug)]
 struct Table<T: ?Sized> {
     known: HashSet<Arc<T>>,
     sweep_at: usize,
 }
 
-impl<T: ?Sized + Hash + Eq> Default for Table<T> {
+impl<T: ?Sized> Default for Pool<T> {
     fn default() -> Self {
-        Self { known: HashSet::new(), sweep_at: SMALL }
+        Self(Mutex::new(Table { known: HashSet::new(), sweep_at: SMALL }))
     }
 }
 
-impl<T: ?Sized + Hash + Eq> Table<T> {
-    fn put(&mut self, value: Arc<T>) {
-        if self.known.len() >= self.sweep_at {
-            self.known.retain(|known| Arc::strong_count(known) > 1);
-            self.sweep_at = (self.known.len() * 2).max(SMALL);
+impl<T: ?Sized + Hash + Eq> Pool<T> {
+    /// The one copy of this value. Takes a lock for as long as hashing the value takes.
+    #[must_use]
+    pub fn one(&self, value: impl Borrow<T> + Into<Arc<T>>) -> Arc<T> {
+        self.known(value.borrow()).unwrap_or_else(|| self.put(value.into()))
+    }
+
+    fn known(&self, value: &T) -> Option<Arc<T>> {
+        self.table().known.get(value).cloned()
+    }
+
+    fn put(&self, value: Arc<T>) -> Arc<T> {
+        let mut table = self.table();
+        if let Some(known) = table.known.get(&value) {
+            return Arc::clone(known);
         }
-        self.known.insert(value);
+        if table.known.len() >= table.sweep_at {
+            table.known.retain(|known| Arc::strong_count(known) > 1);
+            table.sweep_at = (table.known.len() * 2).max(SMALL);
+        }
+        table.known.insert(Arc::clone(&value));
+        value
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table<T>> {
+        // A table is whole whatever happened elsewhere.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The one copy of this text. For names that many objects repeat: each call takes a lock for as long as hashing the text takes.
+/// The one copy of this text. For names that many objects repeat.
 #[must_use]
 pub fn shared(text: impl AsRef<str> + Into<Arc<str>>) -> Arc<str> {
     if text.as_ref().is_empty() {
         return Arc::default();
     }
-    let mut table = lock(&TEXTS);
-    if let Some(known) = table.known.get(text.as_ref()) {
-        return Arc::clone(known);
-    }
-    let text: Arc<str> = text.into();
-    table.put(Arc::clone(&text));
-    text
-}
-
-/// The one copy of this set.
-pub(crate) fn shared_set(set: Pairs) -> Arc<Pairs> {
-    let mut table = lock(&SETS);
-    if let Some(known) = table.known.get(&set) {
-        return Arc::clone(known);
-    }
-    let set = Arc::new(set);
-    table.put(Arc::clone(&set));
-    set
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A table is whole whatever happened elsewhere.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    TEXTS.known(text.as_ref()).unwrap_or_else(|| TEXTS.put(text.into()))
 }
 
 #[cfg(test)]
@@ -75,10 +76,11 @@ mod tests {
     fn equal_texts_are_one_and_the_dead_are_forgotten() {
         let first = shared("shared-test-a");
         assert!(Arc::ptr_eq(&first, &shared(String::from("shared-test-a"))));
-        let mut table = Table::<str>::default();
+        let pool = Pool::<str>::default();
         for n in 0..10 * SMALL {
-            table.put(n.to_string().into());
+            let _ = pool.one(n.to_string());
         }
-        assert!(table.known.len() <= SMALL, "{} of the dead are kept", table.known.len());
+        let known = pool.0.lock().unwrap().known.len();
+        assert!(known <= SMALL, "{known} of the dead are kept");
     }
 }

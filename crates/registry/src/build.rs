@@ -1,7 +1,6 @@
 //! Computing what was touched into the next snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::{ClusterId, NetworkId};
@@ -9,8 +8,7 @@ use isthmus_resources::{Kind, Object};
 
 use crate::allocate::Allocator;
 use crate::config::NamespaceConfig;
-use crate::registry::{CONFIG_KINDS, CORE_KINDS, Dirty, Registry, ips_of};
-use crate::shared::Map;
+use crate::registry::{CONFIG_KINDS, CORE_KINDS, Dirty, Registry};
 use crate::snapshot::{
     Changes, Gateways, NamespaceView, PeerView, ServiceKey, Snapshot, Workload, WorkloadKey, WorkloadKind,
 };
@@ -20,14 +18,14 @@ impl Registry {
     pub(crate) fn build(&mut self) -> (Snapshot, Changes) {
         let dirty = std::mem::take(&mut self.dirty);
         let mut next = (*self.latest).clone();
+        let mut changes = Changes::default();
+        next.number += 1;
         if dirty.mesh {
             let root = self.mesh.config.root_namespace.as_ref().unwrap_or(&self.settings.system_namespace);
             next.root_namespace = root.clone();
             next.mesh = Arc::clone(&self.mesh);
             changes.mesh = true;
         }
-        let mut changes = Changes::default();
-        next.number += 1;
         let mut allocator = std::mem::take(&mut self.allocator);
         for key in &dirty.services {
             self.rebuild_service(key, &mut allocator, &mut next, &mut changes);
@@ -87,21 +85,9 @@ impl Registry {
         if old.as_deref() == new.as_ref() {
             return;
         }
-        if let Some(old) = &old {
-            for ip in ips_of(old) {
-                unindex(&mut next.addresses, key, ip);
-            }
-        }
         match new {
-            Some(new) => {
-                for ip in ips_of(&new) {
-                    index(&mut next.addresses, key, ip);
-                }
-                next.workloads.insert(key.clone(), Arc::new(new));
-            }
-            None => {
-                next.workloads.remove(key);
-            }
+            Some(new) => next.workloads.insert(new),
+            None => next.workloads.remove(key),
         }
         changes.workloads.insert(key.clone());
     }
@@ -221,27 +207,5 @@ impl Registry {
         fresh.peers = self.peers.clone();
         fresh.dirty.services.extend(self.peers.values().flat_map(|peer| peer.exports.keys().cloned()));
         fresh.build().0
-    }
-}
-
-type Addresses = Map<(ClusterId, IpAddr), Arc<[WorkloadKey]>>;
-
-fn index(addresses: &mut Addresses, key: &WorkloadKey, ip: IpAddr) {
-    let at = (key.cluster.clone(), ip);
-    let mut keys: Vec<WorkloadKey> = addresses.get(&at).map(|keys| keys.to_vec()).unwrap_or_default();
-    keys.push(key.clone());
-    keys.sort();
-    keys.dedup();
-    addresses.insert(at, keys.into());
-}
-
-fn unindex(addresses: &mut Addresses, key: &WorkloadKey, ip: IpAddr) {
-    let at = (key.cluster.clone(), ip);
-    let Some(keys) = addresses.get(&at) else { return };
-    let left: Vec<WorkloadKey> = keys.iter().filter(|other| *other != key).cloned().collect();
-    if left.is_empty() {
-        addresses.remove(&at);
-    } else {
-        addresses.insert(at, left.into());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use isthmus_model::{Endpoint, Health, Hostname, Namespace, Selector, Service, SpiffeId};
+use isthmus_model::{Common, Endpoint, Health, Hostname, Namespace, Selector, Service, SpiffeId};
 use isthmus_resources::{Object, Resource, convert, istio, kubernetes};
 
 use crate::snapshot::TrafficDistribution;
@@ -74,7 +74,11 @@ impl Reader<'_> {
                     endpoint.health = Health::Healthy;
                 }
                 match found.get_mut(&endpoint.address) {
-                    Some(known) => known.ports.extend(endpoint.ports),
+                    Some(known) => {
+                        let mut common = Common::clone(&known.common);
+                        common.ports.extend(endpoint.ports.clone());
+                        known.common = common.shared();
+                    }
                     None => drop(found.insert(Arc::clone(&endpoint.address), endpoint)),
                 }
             }

@@ -29,7 +29,7 @@ pub use peer::Refused;
 pub use registry::{CONFIG_KINDS, CORE_KINDS, Registry, Settings};
 pub use snapshot::{
     Changes, Gateways, MeshService, NamespaceView, PeerState, PeerView, ServiceKey, Snapshot,
-    TrafficDistribution, Workload, WorkloadKey, WorkloadKind,
+    TrafficDistribution, Workload, WorkloadKey, WorkloadKind, Workloads,
 };
 
 /// A namespace that sorts before or at every other: no DNS label starts with a character below `0`.

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use isthmus_model::{
-    ClusterId, Endpoint, Health, NetworkGateway, PeerChange, Resolution, Service, ServiceExport, ServicePort,
-    Source, TlsMode,
+    ClusterId, Common, Endpoint, Health, NetworkGateway, PeerChange, Resolution, Service, ServiceExport,
+    ServicePort, Source, TlsMode,
 };
+use isthmus_resources::convert::topology_labels;
 use thiserror::Error;
 
 use crate::snapshot::{PeerState, ServiceKey};
-use crate::workload::topology_labels;
 
 /// Why a peer's record was not taken. The rest of what it says stays in force.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -141,19 +141,22 @@ pub(crate) fn aggregates(peer: &ClusterId, export: &ServiceExport, ports: &[Serv
     let places = export.capacity.iter().filter(|place| place.ready > 0);
     places
         .map(|place| Endpoint {
-            address: Arc::from(""),
-            ports: shared.clone(),
+            address: Arc::default(),
             labels: topology_labels(&place.labels, &place.locality, peer, &place.network, ""),
-            workload: Arc::from(""),
-            namespace: export.namespace.clone(),
-            identity: None,
-            tls: TlsMode::Istio,
-            locality: place.locality.clone(),
-            network: place.network.clone(),
-            cluster: peer.clone(),
+            workload: Arc::default(),
             weight: place.ready,
             health: Health::Healthy,
-            aggregate: true,
+            common: Common {
+                ports: shared.clone(),
+                namespace: export.namespace.clone(),
+                identity: None,
+                tls: TlsMode::Istio,
+                locality: place.locality.clone(),
+                network: place.network.clone(),
+                cluster: peer.clone(),
+                aggregate: true,
+            }
+            .shared(),
         })
         .collect()
 }

@@ -349,8 +349,3 @@ pub(crate) fn key_of(object: &Object) -> ObjectKey {
     let meta = object.meta();
     (object.kind(), meta.namespace.clone(), Arc::clone(&meta.name))
 }
-
-/// IP addresses of a workload, for the index by address.
-pub(crate) fn ips_of(workload: &crate::snapshot::Workload) -> Vec<IpAddr> {
-    workload.ips().collect()
-}

@@ -62,8 +62,18 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
     where
         K: Borrow<Q>,
     {
+        self.get_key_value(key).map(|(_, value)| value)
+    }
+
+    /// The key that is there, and its value.
+    pub fn get_key_value<Q: Ord + ?Sized>(&self, key: &Q) -> Option<(&K, &V)>
+    where
+        K: Borrow<Q>,
+    {
         let chunk = &self.chunks[self.chunk_of(key)?];
-        chunk.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok().map(|at| &chunk[at].1)
+        let at = chunk.binary_search_by(|(k, _)| k.borrow().cmp(key)).ok()?;
+        let (key, value) = &chunk[at];
+        Some((key, value))
     }
 
     /// Whether the key is there.

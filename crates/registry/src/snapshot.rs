@@ -16,7 +16,7 @@ use crate::shared::Map;
 
 pub use gateways::Gateways;
 pub use service::{MeshService, ServiceKey, TrafficDistribution};
-pub use workload::{Workload, WorkloadKey, WorkloadKind};
+pub use workload::{Workload, WorkloadKey, WorkloadKind, Workloads};
 
 /// How much of a peer is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,9 +62,7 @@ pub struct Snapshot {
     /// Endpoints of each service; the same keys as `services`.
     pub endpoints: Map<ServiceKey, Arc<[Endpoint]>>,
     /// Pods and WorkloadEntries.
-    pub workloads: Map<WorkloadKey, Arc<Workload>>,
-    /// Workloads by cluster and IP; several when objects claim one IP.
-    pub addresses: Map<(ClusterId, IpAddr), Arc<[WorkloadKey]>>,
+    pub workloads: Workloads,
     /// Namespaces of our cluster.
     pub namespaces: Map<Namespace, Arc<NamespaceView>>,
     /// Configuration by namespace.
@@ -85,13 +83,12 @@ impl Snapshot {
     pub fn empty(cluster: ClusterId, root_namespace: Namespace) -> Self {
         Self {
             number: 0,
-            mesh: Arc::default(),
             cluster,
             root_namespace,
+            mesh: Arc::default(),
             services: Map::new(),
             endpoints: Map::new(),
-            workloads: Map::new(),
-            addresses: Map::new(),
+            workloads: Workloads::default(),
             namespaces: Map::new(),
             config: Map::new(),
             networks: Arc::default(),
@@ -162,9 +159,8 @@ impl Snapshot {
             })
         });
         named.or_else(|| {
-            let keys = ips.iter().find_map(|ip| self.addresses.get(&(cluster.clone(), *ip)))?;
-            let key = keys.iter().find(|key| key.namespace == *namespace)?;
-            self.workloads.get(key)
+            let known = ips.iter().find(|ip| self.workloads.at(cluster, **ip).next().is_some())?;
+            self.workloads.at(cluster, *known).find(|workload| workload.key.namespace == *namespace)
         })
     }
 
@@ -181,7 +177,6 @@ impl Snapshot {
             && self.services == other.services
             && self.endpoints == other.endpoints
             && self.workloads == other.workloads
-            && self.addresses == other.addresses
             && self.namespaces == other.namespaces
             && self.config == other.config
             && self.networks == other.networks
@@ -213,13 +208,13 @@ pub struct Changes {
     /// Namespaces whose configuration changed.
     pub config: BTreeSet<Namespace>,
     /// Namespaces whose labels changed, appeared or vanished.
-    /// Whether the mesh's own configuration changed.
-    pub mesh: bool,
     pub namespaces: BTreeSet<Namespace>,
     /// Whether gateways of networks or networks of clusters changed.
     pub networks: bool,
     /// Whether what is known of peers or clusters changed.
     pub knowledge: bool,
+    /// Whether the mesh's own configuration changed.
+    pub mesh: bool,
 }
 
 impl Changes {

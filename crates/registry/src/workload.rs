@@ -1,10 +1,11 @@
 //! Pods and WorkloadEntries as workloads.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use isthmus_model::{ClusterId, Health, Labels, Locality, Namespace, NetworkId, SpiffeId, TlsMode};
-use isthmus_resources::convert::{self, HEALTH_CHECKS_ANNOTATION, NETWORK_LABEL, Site, TLS_MODE_LABEL};
+use isthmus_model::{Common, Health, Labels, Namespace, NetworkId, SpiffeId, TlsMode};
+use isthmus_resources::convert::{
+    self, HEALTH_CHECKS_ANNOTATION, NETWORK_LABEL, Site, TLS_MODE_LABEL, topology_labels,
+};
 use isthmus_resources::{Resource, istio, kubernetes};
 
 use crate::snapshot::{Workload, WorkloadKey, WorkloadKind};
@@ -30,17 +31,22 @@ impl Reader<'_> {
         let ports = pod.spec.ports.iter().filter(|port| port.tcp && !port.name.is_empty()).rev();
         Some(Workload {
             key: self.key(namespace, &meta.name, WorkloadKind::Pod),
-            addresses: pod.spec.ips.iter().map(|ip| ip.to_string().into()).collect(),
+            ips: Arc::clone(&pod.spec.ips),
             labels: topology_labels(&meta.labels, &locality, self.site.cluster, &network, &pod.spec.node),
-            identity: self.account_identity(namespace, &pod.spec.service_account),
-            tls: label_tls(&meta.labels).unwrap_or(TlsMode::Disabled),
-            locality,
-            network,
-            ports: ports.map(|port| (Arc::clone(&port.name), port.number)).collect(),
             weight: 1,
             health: if pod.spec.ready { Health::Healthy } else { Health::Unhealthy },
-            hostname: pod.spec.hostname.clone(),
-            subdomain: pod.spec.subdomain.clone(),
+            dns: pod.spec.dns.clone(),
+            common: Common {
+                ports: ports.map(|port| (Arc::clone(&port.name), port.number)).collect(),
+                namespace: namespace.clone(),
+                identity: self.account_identity(namespace, &pod.spec.service_account),
+                tls: label_tls(&meta.labels).unwrap_or(TlsMode::Disabled),
+                locality,
+                network,
+                cluster: self.site.cluster.clone(),
+                aggregate: false,
+            }
+            .shared(),
         })
     }
 
@@ -56,17 +62,22 @@ impl Reader<'_> {
         let healthy = !checked || spec.status.condition("Healthy") == Some("True");
         Workload {
             key: self.key(namespace, &meta.name, WorkloadKind::Entry),
-            addresses: if spec.address.is_empty() { Vec::new() } else { vec![spec.address.as_str().into()] },
-            tls: label_tls(&labels).unwrap_or(by_account),
-            labels: topology_labels(&labels, &locality, self.site.cluster, &network, ""),
-            identity: self.account_identity(namespace, &spec.service_account),
-            locality,
-            network,
-            ports: spec.ports.iter().map(|(name, port)| (name.as_str().into(), *port)).collect(),
+            ips: spec.address.parse().into_iter().collect(),
             weight: spec.weight.max(1),
             health: if healthy { Health::Healthy } else { Health::Unhealthy },
-            hostname: None,
-            subdomain: None,
+            dns: None,
+            common: Common {
+                ports: spec.ports.iter().map(|(name, port)| (name.as_str().into(), *port)).collect(),
+                namespace: namespace.clone(),
+                identity: self.account_identity(namespace, &spec.service_account),
+                tls: label_tls(&labels).unwrap_or(by_account),
+                locality: locality.clone(),
+                network: network.clone(),
+                cluster: self.site.cluster.clone(),
+                aggregate: false,
+            }
+            .shared(),
+            labels: topology_labels(&labels, &locality, self.site.cluster, &network, ""),
         }
     }
 
@@ -91,25 +102,6 @@ impl Reader<'_> {
             kind,
         }
     }
-}
-
-/// Labels as Istio augments them, for subsets and failover priorities.
-pub(crate) fn topology_labels(
-    labels: &Labels,
-    locality: &Locality,
-    cluster: &ClusterId,
-    network: &NetworkId,
-    node: &str,
-) -> Labels {
-    let pairs: BTreeMap<&str, &str> = BTreeMap::from([
-        ("topology.kubernetes.io/region", &*locality.region),
-        ("topology.kubernetes.io/zone", &*locality.zone),
-        ("topology.istio.io/subzone", &*locality.subzone),
-        ("topology.istio.io/cluster", cluster.as_str()),
-        (NETWORK_LABEL, network.as_str()),
-        ("kubernetes.io/hostname", node),
-    ]);
-    labels.with(pairs.into_iter().filter(|(_, value)| !value.is_empty()))
 }
 
 /// The network that a label names.

@@ -79,23 +79,24 @@ pub fn selects(service: &Service, namespace: &Namespace, labels: &Labels) -> boo
     selector.matches(labels)
 }
 
-/// Labels as Istio matches subsets and failover priorities against: those of the workload and where it is.
-fn with_topology(
+/// Labels as Istio matches subsets and failover priorities against: those of the workload and where it is. Of a node it may be empty.
+#[must_use]
+pub fn topology_labels(
     labels: &Labels,
     locality: &isthmus_model::Locality,
-    site: Site<'_>,
+    cluster: &ClusterId,
     network: &NetworkId,
-    node: Option<&str>,
+    node: &str,
 ) -> Labels {
     let pairs = [
         ("topology.kubernetes.io/region", &*locality.region),
         ("topology.kubernetes.io/zone", &*locality.zone),
         ("topology.istio.io/subzone", &*locality.subzone),
-        ("topology.istio.io/cluster", site.cluster.as_str()),
+        ("topology.istio.io/cluster", cluster.as_str()),
         (NETWORK_LABEL, network.as_str()),
-        ("kubernetes.io/hostname", node.unwrap_or_default()),
     ];
-    labels.with(pairs.into_iter().filter(|(_, value)| !value.is_empty()))
+    let placed = labels.with(pairs.into_iter().filter(|(_, value)| !value.is_empty()));
+    if node.is_empty() { placed } else { placed.and("kubernetes.io/hostname", node) }
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub struct Service {
     /// Whether `clusterIP` is `None`.
     pub headless: bool,
     /// Ports.
-    pub ports: Vec<ServicePort>,
+    pub ports: Box<[ServicePort]>,
     /// Selector over Pods and WorkloadEntries; none or empty selects nothing.
     pub selector: Labels,
     /// `spec.externalIPs`.
@@ -96,23 +96,30 @@ pub enum Phase {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     /// Addresses, the primary first; empty until it has one.
-    pub ips: Vec<IpAddr>,
+    pub ips: Arc<[IpAddr]>,
     /// Service account.
     pub service_account: Arc<str>,
     /// Node that it runs on; empty until scheduled.
     pub node: Arc<str>,
     /// Declared container ports.
-    pub ports: Vec<ContainerPort>,
+    pub ports: Arc<[ContainerPort]>,
     /// Phase.
     pub phase: Phase,
     /// Whether condition Ready is True.
     pub ready: bool,
-    /// `spec.hostname`.
-    pub hostname: Option<Arc<str>>,
-    /// `spec.subdomain`.
-    pub subdomain: Option<Arc<str>>,
+    /// What DNS calls it, when it says that.
+    pub dns: Option<Arc<PodDns>>,
     /// Whether it shares its node's network.
     pub host_network: bool,
+}
+
+/// What DNS calls a Pod of a StatefulSet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodDns {
+    /// `spec.hostname`.
+    pub hostname: Option<Arc<str>>,
+    /// `spec.subdomain`: the headless Service that names it.
+    pub subdomain: Option<Arc<str>>,
 }
 
 impl Pod {
@@ -130,7 +137,7 @@ impl Pod {
 }
 
 /// A port that a container declares.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ContainerPort {
     /// Name; may be empty.
     pub name: Arc<str>,
@@ -146,16 +153,16 @@ pub struct EndpointSlice {
     /// Whether addresses are host names, which a mesh does not use.
     pub fqdn: bool,
     /// Ports by name of the service port; TCP and unset protocol only.
-    pub ports: Vec<(Arc<str>, u16)>,
-    /// Endpoints.
-    pub endpoints: Vec<SliceEndpoint>,
+    pub ports: Box<[(Arc<str>, u16)]>,
+    /// Endpoints, less those without an address.
+    pub endpoints: Box<[SliceEndpoint]>,
 }
 
 /// One endpoint of a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceEndpoint {
-    /// Addresses; all of one workload.
-    pub addresses: Vec<Arc<str>>,
+    /// Its first address; Kubernetes says of others only that they are not used.
+    pub address: Arc<str>,
     /// Takes new traffic. Unknown counts as ready.
     pub ready: bool,
     /// Answers, even while terminating.

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::{
-    Endpoint, Health, Labels, Location, Namespace, Resolution, Service, ServicePort, Source, SpiffeId,
-    TargetPort, TlsMode,
+    Common, Endpoint, Health, Labels, Location, Namespace, Resolution, Service, ServicePort, Source,
+    SpiffeId, TargetPort, TlsMode,
 };
 
 use super::locality::{node_locality, pod_locality, workload_entry_locality};
-use super::{HEALTH_CHECKS_ANNOTATION, Lookup, Site, TLS_MODE_LABEL, with_topology};
+use super::{HEALTH_CHECKS_ANNOTATION, Lookup, Site, TLS_MODE_LABEL, topology_labels};
 use crate::istio;
 use crate::kubernetes;
 use crate::meta::{Meta, Resource};
@@ -38,7 +38,7 @@ fn slice_endpoint(
     endpoint: &kubernetes::SliceEndpoint,
     lookup: &dyn Lookup,
 ) -> Option<Endpoint> {
-    let address = endpoint.addresses.first()?;
+    let address = &endpoint.address;
     let health = match (endpoint.ready, endpoint.terminating) {
         (true, false) => Health::Healthy,
         (false, false) => Health::Unhealthy,
@@ -68,20 +68,24 @@ fn without_pod(
         locality.zone = Arc::clone(zone);
     }
     let network = site.network_of("", &Labels::default(), address);
+    let node_name = endpoint.node.as_deref().unwrap_or_default();
     Endpoint {
         address: Arc::clone(address),
-        ports: ports.clone(),
-        labels: with_topology(&Labels::default(), &locality, site, &network, endpoint.node.as_deref()),
-        workload: "".into(),
-        namespace: namespace.clone(),
-        identity: None,
-        tls: TlsMode::Disabled,
-        locality,
-        network,
-        cluster: site.cluster.clone(),
+        labels: topology_labels(&Labels::default(), &locality, site.cluster, &network, node_name),
+        workload: Arc::default(),
         weight: 1,
         health,
-        aggregate: false,
+        common: Common {
+            ports: ports.clone(),
+            namespace: namespace.clone(),
+            identity: None,
+            tls: TlsMode::Disabled,
+            locality,
+            network,
+            cluster: site.cluster.clone(),
+            aggregate: false,
+        }
+        .shared(),
     }
 }
 
@@ -96,21 +100,23 @@ fn of_pod(
     let locality = pod_locality(pod, node);
     let network = site.network_of("", &pod.meta.labels, &address);
     let namespace = pod.meta.namespace.clone().unwrap_or_else(default_namespace);
-    let node_name = Some(&*pod.spec.node).filter(|name| !name.is_empty());
     Endpoint {
         address,
-        ports,
-        labels: with_topology(&pod.meta.labels, &locality, site, &network, node_name),
+        labels: topology_labels(&pod.meta.labels, &locality, site.cluster, &network, &pod.spec.node),
         workload: Arc::clone(&pod.meta.name),
-        identity: identity(site, &namespace, &pod.spec.service_account),
-        namespace,
-        tls: tls_mode(&pod.meta.labels, false),
-        locality,
-        network,
-        cluster: site.cluster.clone(),
         weight: 1,
         health,
-        aggregate: false,
+        common: Common {
+            ports,
+            identity: identity(site, &namespace, &pod.spec.service_account),
+            namespace,
+            tls: tls_mode(&pod.meta.labels, false),
+            locality,
+            network,
+            cluster: site.cluster.clone(),
+            aggregate: false,
+        }
+        .shared(),
     }
 }
 
@@ -244,18 +250,21 @@ fn endpoint_of_entry(
     let internal = service.location == Location::MeshInternal;
     Some(Endpoint {
         address: entry.address.as_str().into(),
-        ports,
-        labels: with_topology(&labels, &locality, site, &network, None),
+        labels: topology_labels(&labels, &locality, site.cluster, &network, ""),
         workload,
-        identity: if has_account { identity(site, &namespace, &entry.service_account) } else { None },
-        namespace,
-        tls: if internal { tls_mode(&labels, has_account) } else { TlsMode::Disabled },
-        locality,
-        network,
-        cluster: site.cluster.clone(),
         weight: entry.weight.max(1),
         health: Health::Healthy,
-        aggregate: false,
+        common: Common {
+            ports,
+            identity: if has_account { identity(site, &namespace, &entry.service_account) } else { None },
+            namespace,
+            tls: if internal { tls_mode(&labels, has_account) } else { TlsMode::Disabled },
+            locality,
+            network,
+            cluster: site.cluster.clone(),
+            aggregate: false,
+        }
+        .shared(),
     })
 }
 

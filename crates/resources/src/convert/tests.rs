@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use isthmus_model::{Endpoint, Health, Location, Protocol, Resolution, TlsMode};
+use isthmus_model::{Common, Endpoint, Health, Location, Protocol, Resolution, TlsMode};
 
 use super::*;
 use crate::object::Object;
@@ -107,7 +107,7 @@ fn a_registered_vm_is_an_endpoint_with_identity_network_and_locality() {
         ", labels: {app: mysqldb}",
     );
     let endpoint = workload_entry_endpoint(world.site(), &service, &entry).unwrap();
-    assert_eq!(endpoint.identity.unwrap().to_string(), "spiffe://cluster.local/ns/vm/sa/mysql");
+    assert_eq!(endpoint.identity.as_ref().unwrap().to_string(), "spiffe://cluster.local/ns/vm/sa/mysql");
     assert_eq!(endpoint.tls, TlsMode::Istio);
     assert_eq!(endpoint.network.as_str(), "site");
     assert_eq!(endpoint.locality.to_string(), "r/z/s");
@@ -205,7 +205,8 @@ endpoints:
         summary,
         [("10.0.0.4", Health::Healthy), ("10.0.0.6", Health::Unhealthy), ("10.0.0.7", Health::Draining)]
     );
-    let Endpoint { identity, tls, locality, ports, network, labels, .. } = &endpoints[0];
+    let Endpoint { labels, common, .. } = &endpoints[0];
+    let Common { identity, tls, locality, ports, network, .. } = &**common;
     assert_eq!(identity.as_ref().unwrap().principal(), "cluster.local/ns/web/sa/reviews");
     assert_eq!((*tls, locality.to_string().as_str(), network.as_str()), (TlsMode::Istio, "r1/z1/", "east"));
     assert_eq!(ports.len(), 1);

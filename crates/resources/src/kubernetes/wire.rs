@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use isthmus_model::shared::shared;
+use isthmus_model::shared::{Pool, shared};
 use isthmus_model::{Protocol, TargetPort};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    ConfigMap, ContainerPort, EndpointSlice, Node, Phase, Pod, Secret, Service, ServicePort, ServiceType,
-    SliceEndpoint, decode,
+    ConfigMap, ContainerPort, EndpointSlice, Node, Phase, Pod, PodDns, Secret, Service, ServicePort,
+    ServiceType, SliceEndpoint, decode,
 };
 use crate::parse::{FieldError, read, take};
+
+/// Of a Deployment's Pods all declare the same.
+static PORTS: LazyLock<Pool<[ContainerPort]>> = LazyLock::new(Pool::default);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -195,7 +198,7 @@ pub(crate) fn pod(mut value: Value) -> Result<Pod, FieldError> {
         ips.extend(status.pod_ip);
     }
     let restartable = spec.init_containers.into_iter().filter(|init| init.restart_policy == "Always");
-    let ports = spec
+    let ports: Vec<ContainerPort> = spec
         .containers
         .into_iter()
         .chain(restartable)
@@ -211,11 +214,12 @@ pub(crate) fn pod(mut value: Value) -> Result<Pod, FieldError> {
     } else {
         shared(spec.service_account_name)
     };
+    let dns = PodDns { hostname: spec.hostname, subdomain: spec.subdomain };
     Ok(Pod {
-        ips,
+        ips: ips.into(),
         service_account: account,
         node: shared(spec.node_name),
-        ports,
+        ports: PORTS.one(ports),
         phase: match status.phase.as_str() {
             "" | "Pending" => Phase::Pending,
             "Running" => Phase::Running,
@@ -224,8 +228,7 @@ pub(crate) fn pod(mut value: Value) -> Result<Pod, FieldError> {
             _ => Phase::Unknown,
         },
         ready: status.conditions.iter().any(|entry| entry.r#type == "Ready" && entry.status == "True"),
-        hostname: spec.hostname,
-        subdomain: spec.subdomain,
+        dns: (dns != PodDns::default()).then(|| Arc::new(dns)),
         host_network: spec.host_network,
     })
 }
@@ -306,10 +309,10 @@ pub(crate) fn endpoint_slice(value: Value) -> Result<EndpointSlice, FieldError> 
         endpoints: slice
             .endpoints
             .into_iter()
-            .map(|endpoint| {
+            .filter_map(|endpoint| {
                 let ready = endpoint.conditions.ready.unwrap_or(true);
-                SliceEndpoint {
-                    addresses: endpoint.addresses,
+                Some(SliceEndpoint {
+                    address: endpoint.addresses.into_iter().next()?,
                     ready,
                     serving: endpoint.conditions.serving.unwrap_or(ready),
                     terminating: endpoint.conditions.terminating.unwrap_or(false),
@@ -320,7 +323,7 @@ pub(crate) fn endpoint_slice(value: Value) -> Result<EndpointSlice, FieldError> 
                     node: endpoint.node_name.map(shared),
                     zone: endpoint.zone.map(shared),
                     hostname: endpoint.hostname,
-                }
+                })
             })
             .collect(),
     })

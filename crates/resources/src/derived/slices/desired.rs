@@ -106,8 +106,9 @@ fn endpoint(
     if !pod.spec.node.is_empty() {
         endpoint["nodeName"] = json!(&*pod.spec.node);
     }
-    if let Some(hostname) = &pod.spec.hostname
-        && pod.spec.subdomain.as_ref() == Some(&service.meta.name)
+    if let Some(dns) = &pod.spec.dns
+        && let Some(hostname) = &dns.hostname
+        && dns.subdomain.as_ref() == Some(&service.meta.name)
     {
         endpoint["hostname"] = json!(&**hostname);
     }
