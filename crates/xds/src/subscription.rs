@@ -12,6 +12,7 @@ mod world;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use isthmus_proto::resource::{ResourceSet, View};
 use isthmus_proto::type_url;
 use thiserror::Error;
@@ -44,8 +45,9 @@ pub struct Request {
 /// Names in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
-    /// State of the world: all names, each time.
-    Exactly(Vec<String>),
+    /// State of the world: all names, each time, as slices of the message: most requests repeat those of the one before, and are
+    /// not read again.
+    Exactly(Vec<Bytes>),
     /// Delta: what to add, what to drop, and what the client has from an earlier stream (name to version).
     Change {
         /// Names to add; `*` is everything.
@@ -93,6 +95,9 @@ pub enum BadRequest {
     /// A name that is too long.
     #[error("a name of {0:?} has {1} bytes, above the limit of {MAX_NAME}")]
     LongName(String, usize),
+    /// A name that is no text.
+    #[error("a name of {0:?} is not UTF-8")]
+    NotText(String),
 }
 
 /// One message to send.
@@ -311,21 +316,21 @@ fn respond(nonces: &mut u64, watch: &mut Watch, pass: &Pass, payload: Arc<Payloa
 }
 
 fn check_names(request: &Request) -> Result<(), BadRequest> {
-    let check = |names: &mut dyn Iterator<Item = &String>| {
+    let check = |lengths: &mut dyn Iterator<Item = usize>| {
         let mut count = 0;
-        for name in names {
+        for length in lengths {
             count += 1;
-            if name.len() > MAX_NAME {
-                return Err(BadRequest::LongName(request.type_url.clone(), name.len()));
+            if length > MAX_NAME {
+                return Err(BadRequest::LongName(request.type_url.clone(), length));
             }
         }
         if count > MAX_NAMES { Err(BadRequest::TooManyNames(request.type_url.clone())) } else { Ok(()) }
     };
     match &request.names {
-        Wanted::Exactly(names) => check(&mut names.iter()),
+        Wanted::Exactly(names) => check(&mut names.iter().map(Bytes::len)),
         Wanted::Change { subscribe, initial, .. } => {
-            check(&mut subscribe.iter())?;
-            check(&mut initial.keys())
+            check(&mut subscribe.iter().map(String::len))?;
+            check(&mut initial.keys().map(String::len))
         }
     }
 }

@@ -2,7 +2,9 @@
 //! texts too: whoever takes them over says whether they are texts.
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+use envoy_types::pb::google::rpc::Status;
 
 use crate::subscription::{Request, Wanted};
 
@@ -37,8 +39,23 @@ pub(crate) struct AnyBytes {
     pub(crate) value: Bytes,
 }
 
+/// `envoy.service.discovery.v3.DiscoveryRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct WorldRequest {
+    #[prost(message, optional, tag = "2")]
+    pub(crate) node: Option<Node>,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub(crate) resource_names: Vec<Bytes>,
+    #[prost(string, tag = "4")]
+    pub(crate) type_url: String,
+    #[prost(string, tag = "5")]
+    pub(crate) response_nonce: String,
+    #[prost(message, optional, tag = "6")]
+    pub(crate) error_detail: Option<Status>,
+}
+
 /// The state machine's view of a state-of-the-world request.
-pub(crate) fn world(request: DiscoveryRequest) -> Request {
+pub(crate) fn world(request: WorldRequest) -> Request {
     Request {
         type_url: request.type_url,
         nonce: request.response_nonce,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use http::Extensions;
 use isthmus_proto::type_url;
 use prost::Message;
@@ -246,7 +246,7 @@ impl Stream {
             |error| End::With(Status::invalid_argument(format!("a request cannot be decoded: {error}")));
         match self.flavour {
             Flavour::World => {
-                let mut request = DiscoveryRequest::decode(message).map_err(bad)?;
+                let mut request = wire::WorldRequest::decode(message).map_err(bad)?;
                 Ok((request.node.take(), wire::world(request)))
             }
             Flavour::Delta => {

@@ -52,7 +52,8 @@ impl Bench {
     }
 
     fn world(&mut self, url: &str, nonce: &str, names: &[&str]) -> Heard {
-        let names = Wanted::Exactly(names.iter().map(ToString::to_string).collect());
+        let names =
+            Wanted::Exactly(names.iter().map(|name| Bytes::copy_from_slice(name.as_bytes())).collect());
         self.heard(Request { type_url: url.into(), nonce: nonce.into(), error: None, names })
     }
 
@@ -315,7 +316,7 @@ fn bad_requests_name_what_is_wrong() {
     assert_eq!(heard(Request::default()), Err(BadRequest::NoType));
     let long = Request {
         type_url: LISTENER.into(),
-        names: Wanted::Exactly(vec!["x".repeat(5000)]),
+        names: Wanted::Exactly(vec!["x".repeat(5000).into()]),
         ..Request::default()
     };
     assert_eq!(heard(long), Err(BadRequest::LongName(LISTENER.into(), 5000)));

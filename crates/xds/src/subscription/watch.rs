@@ -47,6 +47,8 @@ pub(super) struct Watch {
     pub(super) rank: u8,
     pub(super) wildcard: bool,
     pub(super) names: Names,
+    /// State of the world: fingerprint of the request that they come from.
+    pub(super) heard: u64,
     /// The set that the client's state comes from; none until something was sent.
     pub(super) cursor: Option<Arc<ResourceSet>>,
     /// What the client says it has from an earlier stream.
@@ -75,6 +77,7 @@ impl Watch {
             rank: rank(type_url),
             wildcard: false,
             names: Names::default(),
+            heard: 0,
             cursor: None,
             claimed: None,
             owed: Owed::default(),
@@ -181,13 +184,14 @@ impl Watch {
 }
 
 /// The names as the view writes them, so that a name that many streams ask for is stored once.
-pub(super) fn lend(names: &[String], type_url: &str, view: &View) -> Vec<Arc<str>> {
+pub(super) fn lend(names: &[impl AsRef<str>], type_url: &str, view: &View) -> Vec<Arc<str>> {
     let set = view.set(type_url);
-    let known = |name: &String| set.and_then(|set| set.get(name)).map(|resource| Arc::clone(&resource.name));
+    let known = |name: &str| set.and_then(|set| set.get(name)).map(|resource| Arc::clone(&resource.name));
     names
         .iter()
+        .map(AsRef::as_ref)
         .filter(|name| *name != "*")
-        .map(|name| known(name).unwrap_or_else(|| name.as_str().into()))
+        .map(|name| known(name).unwrap_or_else(|| name.into()))
         .collect()
 }
 

@@ -1,7 +1,9 @@
 //! State of the world: every request repeats all names; answers of full-state types replace everything.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use isthmus_proto::resource::{Resource, ResourceSet, View};
 use isthmus_proto::type_url;
 
@@ -28,8 +30,10 @@ impl Subscriptions {
                 return Ok(Heard::Dropped);
             }
             let mut watch = Watch::new(&request.type_url);
-            watch.wildcard = names.is_empty() || names.iter().any(|name| name == "*");
-            watch.names = cache.share_names(watch.names.with(lend(names, &request.type_url, view)));
+            watch.wildcard = names.is_empty() || everything(names);
+            let texts = texts(names).ok_or_else(|| BadRequest::NotText(request.type_url.clone()))?;
+            watch.names = cache.share_names(sorted(lend(&texts, &request.type_url, view)));
+            watch.heard = fingerprint(names);
             watch.owed.everything = true;
             self.insert(watch);
             self.clusters_asked_for(&request.type_url);
@@ -50,15 +54,20 @@ impl Subscriptions {
             (None, _) => return Ok(Heard::Stale),
         }
         let asked = !refused && (anew || std::mem::take(&mut watch.owed.next_request));
-        let wildcard = if names.is_empty() { watch.wildcard } else { names.iter().any(|name| name == "*") };
-        let same = wildcard == watch.wildcard && same_names(names, watch.names.as_slice());
-        let mut added = wildcard && !watch.wildcard;
+        let heard = fingerprint(names);
+        let mut same = heard == watch.heard;
+        let mut added = false;
         if !same {
-            let lent = cache.share_names(sorted(lend(names, &request.type_url, view)));
+            let texts = texts(names).ok_or_else(|| BadRequest::NotText(request.type_url.clone()))?;
+            let wildcard = if names.is_empty() { watch.wildcard } else { everything(names) };
+            added = wildcard && !watch.wildcard;
+            let lent = cache.share_names(sorted(lend(&texts, &request.type_url, view)));
             added |= lent.iter().any(|name| !watch.names.contains(name));
+            same = wildcard == watch.wildcard && lent == watch.names;
+            watch.recount |= !same;
             watch.names = lent;
             watch.wildcard = wildcard;
-            watch.recount = true;
+            watch.heard = heard;
         }
         if asked || added || (all && !same) {
             watch.owed.everything = true;
@@ -106,10 +115,15 @@ impl Watch {
         } else if asked || full_state(&self.type_url) {
             Some(cache.encode(Flavour::World, &self.type_url, &self.subscribed(set), &[]))
         } else {
-            let said = |resource: &&Resource| {
-                owed.names.contains(&resource.name) || changed.binary_search(&resource.name).is_ok()
-            };
-            let some: Vec<&Resource> = self.subscribed(set).into_iter().filter(said).collect();
+            // What is said grows with what changed, not with what is asked for.
+            let mut said: Vec<&Arc<str>> = changed.iter().chain(&owed.names).collect();
+            said.sort_unstable();
+            said.dedup();
+            let some: Vec<&Resource> = said
+                .into_iter()
+                .filter(|name| self.names.contains(name))
+                .filter_map(|name| set.get(name))
+                .collect();
             Some(cache.encode(Flavour::World, &self.type_url, &some, &[]))
         };
         self.move_to(set, diff.as_deref());
@@ -117,14 +131,19 @@ impl Watch {
     }
 }
 
-/// Whether a request's names are these; most clients send them sorted.
-fn same_names(names: &[String], known: &[Arc<str>]) -> bool {
-    let listed = names.iter().filter(|name| *name != "*");
-    if listed.clone().map(String::as_str).eq(known.iter().map(|name| &**name)) {
-        return true;
-    }
-    let mut sorted: Vec<&str> = listed.map(String::as_str).collect();
-    sorted.sort_unstable();
-    sorted.dedup();
-    sorted.into_iter().eq(known.iter().map(|name| &**name))
+/// Whether everything is asked for.
+fn everything(names: &[Bytes]) -> bool {
+    names.iter().any(|name| *name == "*")
+}
+
+fn texts(names: &[Bytes]) -> Option<Vec<&str>> {
+    names.iter().map(|name| std::str::from_utf8(name).ok()).collect()
+}
+
+/// Of names in their order. A client that finds two lists with one fingerprint gets what it asked for before, and nobody else is
+/// touched.
+fn fingerprint(names: &[Bytes]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    names.hash(&mut hasher);
+    hasher.finish()
 }

@@ -126,3 +126,24 @@ fn names_that_do_not_exist_are_answered_with_what_does() {
     bench.publish(&[(ENDPOINTS, &[("a", "1"), ("x", "now")])]);
     assert_eq!(bench.settle(), ["EDS now"]);
 }
+
+#[test]
+fn names_in_another_order_are_the_same_and_ask_for_nothing() {
+    let mut bench = bench(&[(ENDPOINTS, &[("a", "1"), ("b", "1")])]);
+    bench.world(ENDPOINTS, "", &["b", "a"]);
+    let nonce = bench.next().unwrap().nonce;
+    assert_eq!(bench.world(ENDPOINTS, &nonce, &["b", "a"]), Heard::Acked);
+    assert_eq!(bench.world(ENDPOINTS, &nonce, &["a", "b"]), Heard::Acked);
+    assert_eq!(bench.settle(), Vec::<String>::new());
+    assert_eq!(bench.world(ENDPOINTS, &nonce, &["a"]), Heard::Dropped);
+    assert_eq!(bench.world(ENDPOINTS, &nonce, &["b", "a"]), Heard::Asked);
+}
+
+#[test]
+fn a_name_that_is_no_text_ends_the_stream() {
+    let mut bench = bench(&[]);
+    let names = Wanted::Exactly(vec![Bytes::from_static(b"\xff")]);
+    let request = Request { type_url: ENDPOINTS.into(), names, ..Request::default() };
+    let heard = bench.subscriptions.heard(request, &bench.view, &bench.cache);
+    assert_eq!(heard, Err(BadRequest::NotText(ENDPOINTS.into())));
+}
