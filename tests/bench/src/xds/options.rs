@@ -6,11 +6,29 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use super::simulator::Settings;
+use super::stored::MOST_SERVICES;
 
-/// Measures isthmus-primary under many xDS streams over mutual TLS: CPU and memory from nothing to complete, settled, for one endpoint's
-/// change, for hundreds of changes a second, and when all proxies reconnect at once.
+const EXAMPLES: &str = "\
+Examples:
+  bench-xds                                        1,000 services with 1,000 proxies, in three minutes
+  bench-xds --services 10000 --proxies 500         the large shape, in about four minutes
+  bench-xds --sotw 20                              a fifth of the proxies speaks state of the world
+  bench-xds --services 200 --proxies 50 --seconds 5 --settle 1
+                                                   whether all of it works, in half a minute
+  bench-xds --seconds 0 --after 'perf record -g -p'
+                                                   profile what settled is; end that to go on
+
+Each line is a phase: wall time, CPU and memory of isthmus-primary alone, then what the proxies saw.
+A first change is left out of the mean of those that follow. \"behind\" counts services of proxies
+that never got the last state: it must be 0. SIGTERM or Ctrl-C ends everything that was started.";
+
+/// Measures isthmus-primary under many xDS streams over mutual TLS
+///
+/// Starts etcd, which is filled with Services, Pods and EndpointSlices, a kube-apiserver over it, isthmus-primary, and a process of simulated
+/// proxies, each with a certificate and a stream of its own. Measured are CPU and memory from nothing to complete, settled, for one
+/// endpoint's change, for hundreds of changes a second, and when all proxies reconnect at once. tests/bench/XDS.md says what was found.
 #[derive(Debug, Parser)]
-#[command(name = "bench-xds", version, about, long_about, subcommand_negates_reqs = true)]
+#[command(name = "bench-xds", version, about, long_about, subcommand_negates_reqs = true, after_long_help = EXAMPLES)]
 pub struct Cli {
     /// What to do instead
     #[command(subcommand)]
@@ -50,48 +68,49 @@ pub enum Output {
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Services
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SERVICES)))]
     pub services: u32,
-    /// Pods behind each
-    #[arg(long, default_value_t = 10)]
+    /// Pods behind each service
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub endpoints: u32,
     /// Proxies, each with a certificate and a stream of its own
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000)]
     pub proxies: usize,
-    /// Namespaces that services and proxies are spread over: proxies of one namespace share a view
-    #[arg(long, visible_alias = "classes", default_value_t = 10)]
+    /// Namespaces that services and proxies are spread over
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub namespaces: u32,
     /// How many proxies in a hundred speak state of the world instead of delta
-    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
-    pub sotw: usize,
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub sotw: u8,
     /// Where the objects are
     #[arg(long, value_enum, default_value_t = ApiKind::Kubernetes)]
     pub api: ApiKind,
     /// Single changes that are measured
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20)]
     pub changes: u32,
-    /// Changes a second under load
-    #[arg(long, default_value_t = 500)]
+    /// Changes a second that are offered under load
+    #[arg(long, value_name = "N", default_value_t = 500)]
     pub rate: u32,
-    /// Services that they are spread over
-    #[arg(long, default_value_t = 50)]
+    /// Services that those are spread over
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub among: u32,
-    /// For so many seconds; 0 leaves the load out
-    #[arg(long, default_value_t = 60)]
+    /// How long they are offered; 0 leaves this phase out
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub seconds: u64,
     /// Seconds of quiet before settled memory is read
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub settle: u64,
-    /// Folder of isthmus-primary; default: this program's
+    /// Folder of isthmus-primary [default: this program's]
     #[arg(long, value_name = "DIR")]
     pub programs: Option<PathBuf>,
-    /// Folder of etcd and kube-apiserver
+    /// Folder of etcd and kube-apiserver [default: tests/kube/bin, where `make kube-assets` puts them]
     #[arg(long, value_name = "DIR")]
     pub kube: Option<PathBuf>,
-    /// A command that is run when all is settled, with the control plane's process id: a profiler
+    /// A shell's command that is run, each time that all is settled, with the control plane's process id behind it; the run goes on when
+    /// it ends
     #[arg(long, value_name = "COMMAND")]
     pub after: Option<String>,
-    /// Keep the run's folder with its logs
+    /// Keep the run's folder, bench-xds-… in the temporary folder, with the logs of all processes
     #[arg(long)]
     pub keep: bool,
     /// No progress
@@ -103,6 +122,24 @@ pub struct Options {
 }
 
 impl Options {
+    /// That the numbers fit together.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let pods = u64::from(self.services) * u64::from(self.endpoints);
+        anyhow::ensure!(
+            (1..=pods).contains(&(self.proxies as u64)),
+            "--proxies {} must be between 1 and the number of pods, which is {pods} (--services {} times --endpoints {})",
+            self.proxies,
+            self.services,
+            self.endpoints
+        );
+        // Addresses of pods are those before the services'.
+        anyhow::ensure!(pods <= 6_000_000, "{pods} pods have no addresses; at most 6000000 do");
+        Ok(())
+    }
+
     /// The control plane's program.
     ///
     /// # Errors
@@ -122,5 +159,29 @@ impl Options {
     pub fn kube_bin(&self) -> PathBuf {
         let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../kube/bin");
         self.kube.clone().unwrap_or_else(|| PathBuf::from(built))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(arguments: &[&str]) -> Options {
+        Cli::try_parse_from(std::iter::once(&"bench-xds").chain(arguments)).unwrap().options
+    }
+
+    #[test]
+    fn there_is_a_pod_for_each_proxy() {
+        of(&[]).check().unwrap();
+        of(&["--services", "10000", "--proxies", "500"]).check().unwrap();
+        let problem = of(&["--services", "20", "--endpoints", "2"]).check().unwrap_err().to_string();
+        assert!(
+            problem.starts_with("--proxies 1000 must be between 1 and the number of pods, which is 40"),
+            "{problem}"
+        );
+        for arguments in [["--sotw", "101"], ["--services", "0"], ["--services", "70000"], ["--among", "0"]] {
+            let refused = Cli::try_parse_from(std::iter::once("bench-xds").chain(arguments));
+            assert_eq!(refused.unwrap_err().kind(), clap::error::ErrorKind::ValueValidation, "{arguments:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::late::Quantiles;
 use super::options::Options;
 use super::simulator::{Connected, Settled};
 use crate::proc;
@@ -122,14 +123,10 @@ pub struct Connections {
 /// Changes that were received.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Receipts {
-    /// Receipts over all proxies.
-    pub count: u64,
-    /// Milliseconds from before the API write to the receipt: median.
-    pub p50: f64,
-    /// 99th percentile.
-    pub p99: f64,
-    /// The last.
-    pub max: f64,
+    /// Of proxies that speak delta: milliseconds from before the API write to the receipt.
+    pub delta: Quantiles,
+    /// Of proxies that speak state of the world.
+    pub sotw: Quantiles,
     /// Pairs of proxy and service that never got the last state.
     pub behind: usize,
     /// Kilobytes that each proxy received.
@@ -158,10 +155,8 @@ impl Phase {
     #[expect(clippy::cast_precision_loss, reason = "kilobytes")]
     pub fn settled(&mut self, settled: &Settled, proxies: usize) {
         self.changed = Some(Receipts {
-            count: settled.late.count,
-            p50: settled.late.p50,
-            p99: settled.late.p99,
-            max: settled.late.max,
+            delta: settled.delta,
+            sotw: settled.sotw,
             behind: settled.behind,
             kilobytes_each: settled.bytes as f64 / 1e3 / proxies.max(1) as f64,
         });
@@ -186,11 +181,16 @@ impl Phase {
             );
         }
         if let Some(found) = &self.changed {
-            let _ = write!(
-                line,
-                "; {} receipts, {:.1}/{:.1}/{:.1} ms (p50/p99/max), {} behind, {:.1} kB each",
-                found.count, found.p50, found.p99, found.max, found.behind, found.kilobytes_each
-            );
+            for (flavour, late) in [("", &found.delta), (" in state of the world", &found.sotw)] {
+                if late.count > 0 {
+                    let Quantiles { count, p50, p99, max } = late;
+                    let _ = write!(
+                        line,
+                        "; {count} receipts{flavour}, {p50:.1}/{p99:.1}/{max:.1} ms (p50/p99/max)"
+                    );
+                }
+            }
+            let _ = write!(line, "; {} behind, {:.1} kB each", found.behind, found.kilobytes_each);
         }
         if let Some(note) = &self.note {
             let _ = write!(line, "; {note}");
@@ -216,7 +216,7 @@ pub struct Report {
     /// Namespaces.
     pub namespaces: u32,
     /// State of the world, in a hundred.
-    pub sotw: usize,
+    pub sotw: u8,
     /// In order.
     pub phases: Vec<Phase>,
 }

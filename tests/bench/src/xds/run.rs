@@ -28,6 +28,7 @@ use super::world::{self, Shape};
 /// # Errors
 /// When a process does not start or does not do what it should.
 pub async fn run(options: &Options) -> anyhow::Result<Report> {
+    options.check()?;
     let folder = tempfile::Builder::new().prefix("bench-xds-").tempdir()?;
     let folder = if options.keep { folder.keep() } else { folder.path().to_path_buf() };
     let shape = Shape {

@@ -53,7 +53,7 @@ pub struct Settings {
     pub proxies: usize,
     /// How many in a hundred speak state of the world
     #[arg(long)]
-    pub sotw: usize,
+    pub sotw: u8,
     /// The clock's base
     #[arg(long)]
     pub base: i128,
@@ -79,8 +79,10 @@ pub struct Connected {
 pub struct Settled {
     /// Pairs of proxy and service that are not at the service's last state.
     pub behind: usize,
-    /// How late receipts were.
-    pub late: Quantiles,
+    /// How late receipts were, of proxies that speak delta.
+    pub delta: Quantiles,
+    /// Of those that speak state of the world.
+    pub sotw: Quantiles,
     /// Bytes of response bodies since the last answer.
     pub bytes: u64,
 }
@@ -91,7 +93,10 @@ struct World {
     shape: Shape,
     ticks: Ticks,
     requests: Requests,
-    late: Late,
+    /// Receipts of proxies that speak delta.
+    delta: Late,
+    /// Receipts of those that speak state of the world.
+    sotw: Late,
     /// By service, its last mark.
     last: Vec<AtomicU32>,
     /// By proxy and service, the mark that the proxy has.
@@ -146,7 +151,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         shape,
         ticks: Ticks { base: settings.base },
         requests: Requests::new(shape),
-        late: Late::new(services),
+        delta: Late::new(services),
+        sotw: Late::new(services),
         last: atomics(services),
         marks: atomics(services * settings.proxies),
         complete: AtomicUsize::new(0),
@@ -169,7 +175,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         match line.split(' ').collect::<Vec<_>>()[..] {
             ["w", service, mark] => {
                 let (service, mark): (usize, u32) = (service.parse()?, mark.parse()?);
-                world.late.written(service, mark);
+                world.delta.written(service, mark);
+                world.sotw.written(service, mark);
                 world.last[service].store(mark, Ordering::Relaxed);
             }
             ["connect"] => {
@@ -190,8 +197,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
                 while world.behind() > 0 && Instant::now() < until {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                let (behind, late) = (world.behind(), world.late.take());
-                answer(&Settled { behind, late, bytes: world.bytes.swap(0, Ordering::Relaxed) })?;
+                answer(&Settled {
+                    behind: world.behind(),
+                    delta: world.delta.take(),
+                    sotw: world.sotw.take(),
+                    bytes: world.bytes.swap(0, Ordering::Relaxed),
+                })?;
             }
             _ => anyhow::bail!("{line:?} is nothing that can be asked for"),
         }

@@ -84,7 +84,7 @@ async fn session(world: &World, proxy: usize, tls: &Arc<rustls::ClientConfig>) -
     driver.spawn(async move {
         let _ = connection.await;
     });
-    let sotw = proxy % 100 < world.settings.sotw;
+    let sotw = proxy % 100 < usize::from(world.settings.sotw);
     let method = if sotw { "StreamAggregatedResources" } else { "DeltaAggregatedResources" };
     let (requests, outgoing) = mpsc::unbounded_channel::<Bytes>();
     let outgoing = UnboundedReceiverStream::new(outgoing);
@@ -156,8 +156,7 @@ impl State {
             Seen::Field(..) => {}
             Seen::End => {
                 let accept = world.requests.accept(self.sotw, self.type_url, &self.version, &self.nonce);
-                // A stream that is over is noticed by its reader.
-                let _ = requests.send(accept);
+                send(requests, accept);
                 self.progress(world, requests);
             }
         }
@@ -177,7 +176,8 @@ impl State {
         };
         let before = known.swap(mark, Ordering::Relaxed);
         if self.complete && before != mark {
-            world.late.received(service, before, mark, world.ticks.now());
+            let late = if self.sotw { &world.sotw } else { &world.delta };
+            late.received(service, before, mark, world.ticks.now());
         }
     }
 
@@ -185,7 +185,7 @@ impl State {
         let services = world.settings.services as usize;
         if !self.asked_for_endpoints && self.clusters >= services {
             self.asked_for_endpoints = true;
-            let _ = requests.send(world.requests.endpoints(self.sotw));
+            send(requests, world.requests.endpoints(self.sotw));
         }
         if self.complete {
             return;
@@ -198,5 +198,12 @@ impl State {
             world.complete.fetch_add(1, Ordering::Relaxed);
             world.completed.notify_one();
         }
+    }
+}
+
+fn send(requests: &mpsc::UnboundedSender<Bytes>, pieces: Vec<Bytes>) {
+    for piece in pieces {
+        // A stream that is over is noticed by its reader.
+        let _ = requests.send(piece);
     }
 }
