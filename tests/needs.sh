@@ -5,10 +5,10 @@ set -eu
 programs=$1
 . "$(dirname "$0")/install.sh"
 
-# command:package, of Debian 12. The MariaDB packages bring no service. rustc links by cc, and ciphers are written in C.
+# command:package, of Debian 12. The MariaDB packages bring no service; systemd only looks at our units. rustc links by cc, and ciphers are written in C.
 missing=
 for pair in cc:gcc ip:iproute2 nft:nftables curl:curl openssl:openssl dig:bind9-dnsutils tcpdump:tcpdump \
-    python3:python3 mariadbd:mariadb-server-core mysql:mariadb-client-core unshare:util-linux; do
+    python3:python3 mariadbd:mariadb-server-core mysql:mariadb-client-core unshare:util-linux systemd-analyze:systemd; do
     is_here "${pair%%:*}" || missing="$missing ${pair##*:}"
 done
 # gcc does not bring it.
