@@ -21,7 +21,7 @@ use isthmus_proto::federation::federation_server::FederationServer;
 use isthmus_proto::istio_ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use isthmus_proto::join::join_service_server::JoinServiceServer;
 use isthmus_registry::{Registry, Settings, Snapshot};
-use isthmus_tls::{ClientAuth, server_config};
+use isthmus_tls::{ClientAuth, Terminator};
 use isthmus_xds::{AdsService, Limits};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch as value};
@@ -61,7 +61,7 @@ pub struct App {
     tasks: TaskGroup,
     addresses: Addresses,
     grpc: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: Arc<Terminator>,
     routes: axum::Router,
     monitoring: TcpListener,
     monitoring_routes: axum::Router,
@@ -161,7 +161,8 @@ impl App {
             mesh: mesh.report(),
             clock: Arc::clone(&clock),
         });
-        let tls = server_config(serving.identity(), ClientAuth::Optional, &[b"h2"]);
+        let tls = Terminator::without_sessions(serving.identity(), ClientAuth::Optional, &[b"h2"]);
+        mesh.follow(&tasks);
         let mut monitoring_routes = monitoring_routes(&metrics, readiness);
         if let Some(pages) = source.serve(pages, &tasks) {
             monitoring_routes = monitoring_routes.merge(status::for_loopback(pages));
@@ -170,7 +171,7 @@ impl App {
             tasks,
             addresses,
             grpc,
-            tls,
+            tls: Arc::new(tls),
             routes,
             monitoring,
             monitoring_routes,
@@ -281,8 +282,8 @@ fn mesh_settings(config: &Config) -> MeshSettings {
         control_plane: ControlPlane { names, addresses: config.control_plane_addresses() },
         outbound_policy: OutboundPolicy::AllowAny,
         defaults: Defaults::default(),
-    }
         access_log: AccessLog::default(),
+    }
 }
 
 fn registrar(config: &Config, source: &Source, clock: &Arc<dyn Clock>, tasks: &TaskGroup) -> Registrar {

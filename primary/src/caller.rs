@@ -22,7 +22,7 @@ static REVIEWS: Semaphore = Semaphore::const_new(16);
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Its verified certificate; none when it showed none.
-    pub certificate: Option<PeerCertificate>,
+    pub certificate: Option<Arc<PeerCertificate>>,
     /// Its address, for messages.
     pub address: std::net::SocketAddr,
     /// The request's bearer token.

@@ -9,10 +9,9 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use isthmus_lifecycle::{Signal, TaskGroup};
-use isthmus_tls::PeerCertificate;
+use isthmus_tls::{PeerCertificate, Terminator, TlsStream};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_rustls::server::TlsStream;
 use tower::Service as _;
 
 use crate::caller::{Bearer, Peer};
@@ -28,8 +27,8 @@ const UNKNOWN: usize = 2048;
 /// Connections that may wait to be accepted: all proxies of a control plane reconnect at once when it comes back. The kernel bounds it by
 /// `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
-/// Encrypted bytes that wait for a client's socket; rustls takes 64 KiB unless told otherwise, for each of a thousand slow clients.
-const UNSENT: usize = 32 * 1024;
+/// Bytes of responses that wait in HTTP/2 for a client's socket: each stream keeps room for as many frames as ever waited.
+const UNSENT: usize = 16 * 1024;
 /// Istio's keepalive: ping after 30 s of silence, give up after 10 s more.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
@@ -56,7 +55,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// When the listening socket fails for good.
 pub async fn serve(
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: Arc<Terminator>,
     routes: axum::Router,
     tasks: TaskGroup,
 ) -> std::io::Result<()> {
@@ -100,9 +99,9 @@ pub async fn serve(
 async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
-    tls: &Arc<rustls::ServerConfig>,
+    tls: &Terminator,
     turns: &Semaphore,
-) -> Option<(TlsStream<TcpStream>, Option<PeerCertificate>)> {
+) -> Option<(TlsStream<TcpStream>, Option<Arc<PeerCertificate>>)> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%address, %error, "TCP_NODELAY not set");
     }
@@ -113,7 +112,7 @@ async fn handshake(
         return None;
     }
     let turn = turns.acquire().await;
-    let shaking = isthmus_tls::accept(stream, tls, HANDSHAKE);
+    let shaking = tls.accept(stream, HANDSHAKE);
     tokio::pin!(shaking);
     let shaken = match tokio::time::timeout(TURN, shaking.as_mut()).await {
         Ok(shaken) => shaken,
@@ -123,10 +122,7 @@ async fn handshake(
         }
     };
     match shaken {
-        Ok((mut stream, certificate)) => {
-            stream.get_mut().1.set_buffer_limit(Some(UNSENT));
-            Some((stream, certificate))
-        }
+        Ok(shaken) => Some(shaken),
         Err(error) => {
             tracing::info!(%address, %error, "control-plane client refused");
             None
@@ -134,13 +130,14 @@ async fn handshake(
     }
 }
 
-async fn connection(
+/// Not `async` itself: what its arguments become is kept once, for as long as the connection lives.
+fn connection(
     stream: TlsStream<TcpStream>,
     address: SocketAddr,
-    certificate: Option<PeerCertificate>,
+    certificate: Option<Arc<PeerCertificate>>,
     routes: axum::Router,
     stop: Signal,
-) {
+) -> impl Future<Output = ()> {
     let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         let bearer = Bearer::of(request.headers());
         request.extensions_mut().insert(Peer { certificate: certificate.clone(), address, bearer });
@@ -154,20 +151,22 @@ async fn connection(
         .keep_alive_timeout(KEEPALIVE.1)
         .max_concurrent_streams(64)
         .max_frame_size(16 * 1024)
-        .max_send_buf_size(64 * 1024);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.stopping() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stop.cut() => Ok(()),
+        .max_send_buf_size(UNSENT);
+    let mut connection =
+        Box::pin(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+    async move {
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.stopping() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = stop.cut() => Ok(()),
+                }
             }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%address, %error, "control-plane connection ended");
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%address, %error, "control-plane connection ended");
     }
 }
