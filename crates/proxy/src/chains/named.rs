@@ -66,6 +66,12 @@ impl Named {
         self.entries.iter().filter_map(|entry| self.look(entry))
     }
 
+    /// How many are compiled.
+    #[cfg(test)]
+    pub(super) fn awake(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.woken.get().is_some()).count()
+    }
+
     fn look(&self, entry: &Entry) -> Option<Found> {
         compile(&self.message, entry.place, entry.hash, &self.hasher)
     }

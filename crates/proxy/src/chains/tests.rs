@@ -1,7 +1,11 @@
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::listener::v3 as proto;
+use prost::Message;
 use rustls::crypto::aws_lc_rs;
 
 use super::*;
 use crate::resource::chain::{Target, Timing};
+use crate::resource::listener::Listener;
 
 fn chain(name: &str) -> Arc<Chain> {
     Arc::new(Chain {
@@ -105,4 +109,72 @@ fn two_chains_for_the_same_connections_are_refused() {
     builder.add(&Criteria { protocols: istio(), ..Default::default() }, &chain("first")).unwrap();
     let clash = Criteria { protocols: vec!["h2".into(), "istio".into()], ..Default::default() };
     assert_eq!(&*builder.add(&clash, &chain("second")).unwrap_err().name, "first");
+}
+
+/// A listener's message with these chains, compiled.
+fn compiled(chains: Vec<proto::FilterChain>) -> Result<Chains, String> {
+    let address = core::SocketAddress {
+        address: "0.0.0.0".into(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(15443)),
+        ..Default::default()
+    };
+    let listener = proto::Listener {
+        address: Some(core::Address { address: Some(core::address::Address::SocketAddress(address)) }),
+        filter_chains: chains,
+        ..Default::default()
+    };
+    let identity = isthmus_testkit::MeshCa::new().workload("west", "istio-system/gateway");
+    let tls = crate::resource::tls::Configurations::new(identity);
+    let listener = Listener::compile(&"l".into(), &listener.encode_to_vec().into(), &tls);
+    listener.map(|listener| listener.chains).map_err(|invalid| invalid.to_string())
+}
+
+fn by_names(chain: &str, names: &[&str], alpn: &[&str]) -> proto::FilterChain {
+    let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+    proto::FilterChain {
+        name: chain.into(),
+        filter_chain_match: Some(proto::FilterChainMatch {
+            server_names: texts(names),
+            application_protocols: texts(alpn),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_chain_by_name_alone_stays_in_its_message_until_a_connection_names_it() {
+    let all = vec![
+        by_names("one", &["a.b", "A.C"], &["istio"]),
+        by_names("two", &["b.c"], &[]),
+        by_names("wide", &["*.c"], &[]),
+    ];
+    let chains = compiled(all).unwrap();
+    let names = &chains.any_port.any;
+    assert!(names.exact.is_empty() && names.suffix.len() == 1);
+    let named = names.named.as_ref().unwrap();
+    let by = |server: &str, alpn| found(&chains, "10.0.0.1:1", Seen::Tls(&hello(server, alpn)));
+    assert!(matches!(chains.need("10.0.0.1:1".parse().unwrap()), Need::FirstBytes));
+    assert_eq!(chains.some(10).len(), 4, "one for each name");
+    assert_eq!(named.awake(), 0, "looking wakes nothing");
+    assert_eq!(by("x.y", &[]), None);
+    assert_eq!(named.awake(), 0, "nor does a name that is not there");
+    assert_eq!(by("a.b", &["istio"]), Some("one"));
+    assert_eq!(by("a.c", &["istio"]), Some("one"));
+    assert_eq!(by("a.c", &["h2"]), None, "it has its name and is not for the wider one");
+    assert_eq!(by("b.c", &[]), Some("two"));
+    assert_eq!(by("d.c", &[]), Some("wide"));
+    assert_eq!((named.awake(), chains.len()), (3, 3));
+}
+
+#[test]
+fn chains_with_one_name_are_told_apart_by_protocol_or_refused() {
+    let all = || vec![by_names("istio", &["a.b"], &["istio"]), by_names("h2", &["a.b"], &["h2"])];
+    let chains = compiled(all()).unwrap();
+    let by = |alpn| found(&chains, "10.0.0.1:1", Seen::Tls(&hello("a.b", alpn)));
+    assert_eq!((by(&["istio"]), by(&["h2"]), by(&["http/1.1"])), (Some("istio"), Some("h2"), None));
+    for more in [by_names("again", &["x.y", "a.b"], &["h2"]), by_names("twice", &["c.d", "c.d"], &[])] {
+        let refused = compiled([all(), vec![more]].concat()).unwrap_err();
+        assert!(refused.contains("equals that of"), "{refused}");
+    }
 }

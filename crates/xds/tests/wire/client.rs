@@ -218,6 +218,20 @@ async fn a_client_ends_with_its_group() {
 }
 
 #[tokio::test]
+async fn a_name_is_one_text_however_often_it_is_said() {
+    let plane = Plane::start(view(1, &[(CLUSTER, &[("a", "1")]), (ENDPOINTS, &[("a", "1")])])).await;
+    let mut peer = peer(&Arc::new(Mutex::new(plane.address)));
+    peer.handle.subscribe_all(CLUSTER);
+    let first = Arc::clone(&peer.updates.recv().await.unwrap().upserts[0].name);
+    peer.handle.subscribe(ENDPOINTS, [Arc::clone(&first)]);
+    let endpoints = peer.updates.recv().await.unwrap();
+    assert!(Arc::ptr_eq(&endpoints.upserts[0].name, &first));
+    plane.views.send_replace(view(2, &[(CLUSTER, &[("a", "2")]), (ENDPOINTS, &[("a", "1")])]));
+    let again = peer.updates.recv().await.unwrap();
+    assert!(Arc::ptr_eq(&again.upserts[0].name, &first));
+}
+
+#[tokio::test]
 async fn a_large_view_arrives_whole() {
     let body = "x".repeat(1000);
     let names: Vec<String> =
