@@ -13,6 +13,7 @@ use crate::name::{ClusterId, Namespace, NetworkId};
 use crate::shared::Pool;
 
 static COMMON: LazyLock<Pool<Common>> = LazyLock::new(Pool::default);
+static PORTS: LazyLock<Pool<Ports>> = LazyLock::new(Pool::default);
 
 /// Whether an endpoint takes traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,11 +35,18 @@ pub enum TlsMode {
     Disabled,
 }
 
+/// Port numbers by name.
+pub type Ports = BTreeMap<Arc<str>, u16>;
+
+/// The one copy of these ports: few workloads differ in them.
+#[must_use]
+pub fn shared_ports(ports: Ports) -> Arc<Ports> {
+    PORTS.one(ports)
+}
+
 /// What workloads of one kind in one place have in common, stored once for all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Common {
-    /// Workload port by name: that of the service's port for an endpoint, its own for a workload.
-    pub ports: BTreeMap<Arc<str>, u16>,
     /// Namespace of the workload.
     pub namespace: Namespace,
     /// Identity, when it has one.
@@ -74,6 +82,8 @@ pub struct Endpoint {
     pub labels: Labels,
     /// Workload name, such as the Pod's or WorkloadEntry's.
     pub workload: Arc<str>,
+    /// Workload port by service port name.
+    pub ports: Arc<Ports>,
     /// Load balancing weight; at least 1. For aggregates the capacity behind them.
     pub weight: u32,
     /// Readiness.

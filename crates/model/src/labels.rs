@@ -22,8 +22,8 @@ type Pair = (Arc<str>, Arc<str>);
 enum Set {
     /// Sorted by key.
     Pairs(Box<[Pair]>),
-    /// The pairs of another set, which is of the first form, and one more with a key that it has not.
-    And(Labels, Pair),
+    /// The pairs of two sets of the first form that have no key in common.
+    Joined(Labels, Labels),
 }
 
 impl Labels {
@@ -31,34 +31,33 @@ impl Labels {
         Self(SETS.one(Set::Pairs(pairs.into_iter().collect())))
     }
 
-    /// The set's own pairs with the position at which the one besides belongs among them.
-    fn parts(&self) -> (&[Pair], Option<(usize, &Pair)>) {
+    /// The pairs of both sets that it may be made of.
+    fn parts(&self) -> (&[Pair], &[Pair]) {
         match &*self.0 {
-            Set::Pairs(pairs) => (pairs, None),
-            Set::And(base, more) => {
-                let (pairs, _) = base.parts();
-                (pairs, Some((pairs.partition_point(|(key, _)| *key < more.0), more)))
-            }
+            Set::Pairs(pairs) => (pairs, &[]),
+            Set::Joined(one, two) => (one.parts().0, two.parts().0),
         }
     }
 
     fn pairs(&self) -> impl Iterator<Item = &Pair> {
-        let (pairs, more) = self.parts();
-        let (before, after) = pairs.split_at(more.map_or(0, |(at, _)| at));
-        before.iter().chain(more.map(|(_, pair)| pair)).chain(after)
+        let (mut one, mut two) = self.parts();
+        std::iter::from_fn(move || {
+            let next = match (one.first(), two.first()) {
+                (Some(first), Some(second)) if second.0 < first.0 => &mut two,
+                (None, _) => &mut two,
+                _ => &mut one,
+            };
+            next.split_off_first()
+        })
     }
 
     /// The value of a label.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        match &*self.0 {
-            Set::Pairs(pairs) => {
-                let at = pairs.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
-                Some(&pairs[at].1)
-            }
-            Set::And(_, (known, value)) if **known == *key => Some(value),
-            Set::And(base, _) => base.get(key),
-        }
+        let find = |pairs: &'_ [Pair]| pairs.binary_search_by(|(known, _)| (**known).cmp(key)).ok();
+        let (one, two) = self.parts();
+        let (_, value) = find(one).map(|at| &one[at]).or_else(|| find(two).map(|at| &two[at]))?;
+        Some(value)
     }
 
     /// All pairs in key order.
@@ -75,8 +74,8 @@ impl Labels {
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        let (pairs, more) = self.parts();
-        pairs.len() + usize::from(more.is_some())
+        let (one, two) = self.parts();
+        one.len() + two.len()
     }
 
     /// A set with these pairs over the present ones.
@@ -91,14 +90,18 @@ impl Labels {
         Self::of(map)
     }
 
-    /// As [`Labels::with`] for one pair that sets alike do not share, such as the node of each of a service's pods: what they do share
-    /// is stored once.
+    /// A set with the pairs of another over the present ones, which holds no copy of either where they have no key in common: what
+    /// many sets have in part, such as the node of each of a service's pods, is then stored once.
     #[must_use]
-    pub fn and(&self, key: &str, value: &str) -> Self {
-        if matches!(*self.0, Set::And(..)) || self.get(key).is_some() {
-            return self.with([(key, value)]);
+    pub fn joined(&self, other: &Self) -> Self {
+        let joins = |labels: &Self| matches!(*labels.0, Set::Pairs(_));
+        if other.is_empty() {
+            return self.clone();
         }
-        Self(SETS.one(Set::And(self.clone(), (shared(key), shared(value)))))
+        if !joins(self) || !joins(other) || other.iter().any(|(key, _)| self.get(key).is_some()) {
+            return self.with(other.pairs().cloned());
+        }
+        Self(SETS.one(Set::Joined(self.clone(), other.clone())))
     }
 }
 
@@ -195,18 +198,27 @@ mod tests {
             hasher.finish()
         };
         let base: Labels = [("a", "1"), ("c", "3")].into_iter().collect();
-        for (key, value) in [("b", "2"), ("d", "4"), ("", "0")] {
-            let (whole, apart) = (base.with([(key, value)]), base.and(key, value));
-            assert_eq!(whole, apart);
-            assert_eq!(whole.cmp(&apart), Ordering::Equal);
-            assert_eq!(hash(&whole), hash(&apart));
-            assert!(whole.iter().eq(apart.iter()) && apart.len() == 3 && apart.get(key) == Some(value));
-            assert_ne!(apart, base);
-            assert!(Arc::ptr_eq(&apart.0, &base.and(key, value).0), "stored once");
+        let sets: [&[(&str, &str)]; 4] =
+            [&[("b", "2")], &[("d", "4")], &[("", "0")], &[("0", "0"), ("b", "2"), ("d", "4")]];
+        for pairs in sets {
+            let other: Labels = pairs.iter().copied().collect();
+            let (whole, joined) = (base.with(pairs.iter().copied()), base.joined(&other));
+            assert_eq!(whole, joined);
+            assert_eq!(whole.cmp(&joined), Ordering::Equal);
+            assert_eq!(hash(&whole), hash(&joined));
+            assert!(whole.iter().eq(joined.iter()) && joined.len() == 2 + pairs.len());
+            assert!(
+                pairs.iter().all(|(key, value)| joined.get(key) == Some(*value))
+                    && joined.get("c") == Some("3")
+            );
+            assert_ne!(joined, base);
+            assert!(Arc::ptr_eq(&joined.0, &base.joined(&other).0), "stored once");
         }
-        assert_eq!(base.and("a", "2"), base.with([("a", "2")]), "the new value counts");
-        assert_eq!(base.and("b", "2").and("d", "4").len(), 4);
-        assert!(Labels::default().is_empty() && base.and("b", "2").get("x").is_none());
+        let over: Labels = [("a", "2"), ("b", "2")].into_iter().collect();
+        assert_eq!(base.joined(&over), base.with([("a", "2"), ("b", "2")]), "the new value counts");
+        assert_eq!(base.joined(&over).joined(&base), base.with([("b", "2")]));
+        assert_eq!(base.joined(&Labels::default()), base);
+        assert!(Labels::default().is_empty() && base.get("x").is_none());
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub mod shared;
 pub mod status;
 pub mod token;
 
-pub use endpoint::{Common, Endpoint, Health, TlsMode};
+pub use endpoint::{Common, Endpoint, Health, Ports, TlsMode, shared_ports};
 pub use export::{Capacity, NetworkGateway, PeerChange, ServiceExport};
 pub use identity::{InvalidIdentity, SpiffeId};
 pub use labels::{Labels, Selector};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use isthmus_model::{Common, Endpoint, Health, Hostname, Namespace, Selector, Service, SpiffeId};
+use isthmus_model::{Endpoint, Health, Hostname, Namespace, Selector, Service, SpiffeId, shared_ports};
 use isthmus_resources::{Object, Resource, convert, istio, kubernetes};
 
 use crate::snapshot::TrafficDistribution;
@@ -75,9 +75,15 @@ impl Reader<'_> {
                 }
                 match found.get_mut(&endpoint.address) {
                     Some(known) => {
-                        let mut common = Common::clone(&known.common);
-                        common.ports.extend(endpoint.ports.clone());
-                        known.common = common.shared();
+                        let more = endpoint.ports.iter().map(|(name, port)| (Arc::clone(name), *port));
+                        known.ports = shared_ports(
+                            known
+                                .ports
+                                .iter()
+                                .map(|(name, port)| (Arc::clone(name), *port))
+                                .chain(more)
+                                .collect(),
+                        );
                     }
                     None => drop(found.insert(Arc::clone(&endpoint.address), endpoint)),
                 }

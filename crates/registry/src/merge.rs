@@ -1,6 +1,6 @@
 //! One service from all that declare it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use isthmus_model::{ClusterId, Endpoint, Hostname, Namespace, Source, SpiffeId};
@@ -169,7 +169,7 @@ pub(crate) fn entry_keys(object: &Resource<istio::ServiceEntry>) -> Vec<ServiceK
 fn bare(service: isthmus_model::Service) -> MeshService {
     MeshService {
         service,
-        vips: BTreeMap::new(),
+        vips: Vec::new(),
         identities: Vec::new(),
         own_identities: Vec::new(),
         subject_alt_names: Vec::new(),
@@ -197,7 +197,7 @@ fn from_base(base: Declared, cluster_local: bool, own: &ClusterId) -> Merged {
     };
     match &merged.service.source {
         Source::Kubernetes(cluster) => {
-            merged.vips.insert(cluster.clone(), merged.service.addresses.clone());
+            merged.vips = vec![(cluster.clone(), merged.service.addresses.clone())];
             if cluster == own {
                 merged.own_identities = base.identities;
             } else {
@@ -213,7 +213,7 @@ fn from_base(base: Declared, cluster_local: bool, own: &ClusterId) -> Merged {
 fn add_cluster((merged, endpoints): &mut Merged, other: Declared) {
     match &other.service.source {
         Source::Kubernetes(cluster) => {
-            merged.vips.insert(cluster.clone(), other.service.addresses);
+            merged.vips.push((cluster.clone(), other.service.addresses));
         }
         _ => {
             append(&mut merged.service.addresses, other.service.addresses);
@@ -237,6 +237,8 @@ fn append<T: PartialEq>(addresses: &mut Vec<T>, more: Vec<T>) {
 fn sort_identities(identities: &mut Vec<SpiffeId>) {
     identities.sort();
     identities.dedup();
+    // Each pod had one.
+    identities.shrink_to_fit();
 }
 
 /// An order that does not depend on the history of a snapshot.

@@ -8,9 +8,9 @@ use isthmus_resources::mesh::{Mesh, MeshConfig};
 use isthmus_resources::{Kind, Meta, Object};
 
 use crate::config::is_config;
-use crate::registry::{Registry, key_of};
+use crate::registry::Registry;
 use crate::snapshot::WorkloadKind;
-use crate::tables::ObjectKey;
+use crate::tables::{ObjectKey, key_of};
 
 /// Objects of namespaces that the mesh does not discover, as they would be if it did.
 pub(crate) type Hidden = BTreeMap<ObjectKey, Object>;
@@ -122,9 +122,9 @@ impl Registry {
         for cluster in clusters {
             let tables = &self.sources[&cluster];
             let shown = Kind::ALL.iter().flat_map(|kind| tables.keys(*kind));
-            let hidden = self.hidden.get(&cluster).into_iter().flat_map(BTreeMap::keys);
+            let hidden = self.hidden.get(&cluster).into_iter().flat_map(BTreeMap::keys).cloned();
             let mut namespaces: Vec<Namespace> =
-                shown.chain(hidden).filter_map(|(_, namespace, _)| namespace.clone()).collect();
+                shown.chain(hidden).filter_map(|(_, namespace, _)| namespace).collect();
             namespaces.sort();
             namespaces.dedup();
             for namespace in namespaces {
@@ -141,7 +141,7 @@ impl Registry {
             let tables = &self.sources[cluster];
             let config = Kind::ALL.into_iter().filter(|kind| is_config(*kind));
             let keys = config.flat_map(|kind| tables.keys(kind));
-            self.dirty.config.extend(keys.filter_map(|(_, namespace, _)| namespace.clone()));
+            self.dirty.config.extend(keys.filter_map(|(_, namespace, _)| namespace));
         }
         self.dirty.services.extend(self.peers.values().flat_map(|peer| peer.exports.keys().cloned()));
         self.dirty.gateways = true;
@@ -153,8 +153,8 @@ impl Registry {
         let tables = &self.sources[cluster];
         let declared = tables.all(Kind::Service).chain(tables.all(Kind::ServiceEntry));
         let services: Vec<_> = declared.flat_map(|object| self.declared_keys(object)).collect();
-        let pods = tables.keys(Kind::Pod).map(|key| (key.clone(), WorkloadKind::Pod));
-        let entries = tables.keys(Kind::WorkloadEntry).map(|key| (key.clone(), WorkloadKind::Entry));
+        let pods = tables.keys(Kind::Pod).map(|key| (key, WorkloadKind::Pod));
+        let entries = tables.keys(Kind::WorkloadEntry).map(|key| (key, WorkloadKind::Entry));
         let workloads: Vec<(ObjectKey, WorkloadKind)> = pods.chain(entries).collect();
         self.dirty.services.extend(services);
         for ((_, namespace, name), kind) in workloads {

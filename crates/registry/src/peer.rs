@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use isthmus_model::{
-    ClusterId, Common, Endpoint, Health, NetworkGateway, PeerChange, Resolution, Service, ServiceExport,
-    ServicePort, Source, TlsMode,
+    ClusterId, Common, Endpoint, Health, NetworkGateway, PeerChange, Ports, Resolution, Service,
+    ServiceExport, ServicePort, Source, TlsMode, shared_ports,
 };
 use isthmus_resources::convert::topology_labels;
 use thiserror::Error;
@@ -133,11 +133,12 @@ pub(crate) fn imported_service(peer: &ClusterId, export: &ServiceExport) -> Serv
 /// The peer's capacity behind a service as it is declared here: one endpoint for each place that has ready capacity. Ports match
 /// by number, which is what the server name carries.
 pub(crate) fn aggregates(peer: &ClusterId, export: &ServiceExport, ports: &[ServicePort]) -> Vec<Endpoint> {
-    let shared: BTreeMap<Arc<str>, u16> = ports
+    let shared: Ports = ports
         .iter()
         .filter(|port| export.ports.iter().any(|theirs| theirs.number == port.number))
         .map(|port| (Arc::clone(&port.name), port.number))
         .collect();
+    let shared = shared_ports(shared);
     let places = export.capacity.iter().filter(|place| place.ready > 0);
     places
         .map(|place| Endpoint {
@@ -146,8 +147,8 @@ pub(crate) fn aggregates(peer: &ClusterId, export: &ServiceExport, ports: &[Serv
             workload: Arc::default(),
             weight: place.ready,
             health: Health::Healthy,
+            ports: Arc::clone(&shared),
             common: Common {
-                ports: shared.clone(),
                 namespace: export.namespace.clone(),
                 identity: None,
                 tls: TlsMode::Istio,

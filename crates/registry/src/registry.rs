@@ -17,7 +17,7 @@ use crate::declared::kubernetes_host;
 use crate::mesh::Hidden;
 use crate::peer::{Peer, Refused};
 use crate::snapshot::{Changes, ServiceKey, Snapshot, WorkloadKey};
-use crate::tables::{ObjectKey, Tables};
+use crate::tables::{ObjectKey, Tables, key_of};
 use crate::workload::{Reader, label_network};
 
 /// What a registry is told once.
@@ -114,8 +114,7 @@ impl Registry {
             Change::Listed(kind, objects) => {
                 let listed: BTreeSet<ObjectKey> = objects.iter().map(key_of).collect();
                 let tables = &self.sources[&cluster];
-                let gone: Vec<ObjectKey> =
-                    tables.keys(kind).filter(|key| !listed.contains(*key)).cloned().collect();
+                let gone: Vec<ObjectKey> = tables.keys(kind).filter(|key| !listed.contains(key)).collect();
                 for key in gone {
                     self.gone(&cluster, &key);
                 }
@@ -125,8 +124,9 @@ impl Registry {
                 for object in objects.into_iter().filter(|object| object.kind() == kind) {
                     self.receive(&cluster, object);
                 }
-                if self.sources.get_mut(&cluster).is_some_and(|tables| tables.mark_listed(kind)) {
-                    self.dirty.knowledge = true;
+                if let Some(tables) = self.sources.get_mut(&cluster) {
+                    tables.compact(kind);
+                    self.dirty.knowledge |= tables.mark_listed(kind);
                 }
             }
         }
@@ -135,7 +135,7 @@ impl Registry {
     /// A cluster is read no more (its remote secret was deleted): all that it declared goes.
     pub fn forget_cluster(&mut self, cluster: &ClusterId) {
         let Some(tables) = self.sources.get(cluster) else { return };
-        let keys: Vec<ObjectKey> = Kind::ALL.iter().flat_map(|kind| tables.keys(*kind)).cloned().collect();
+        let keys: Vec<ObjectKey> = Kind::ALL.iter().flat_map(|kind| tables.keys(*kind)).collect();
         for key in keys {
             self.remove(cluster, &key);
         }
@@ -343,9 +343,4 @@ impl Registry {
         self.touch(cluster, &old);
         self.touch_network(cluster, Some(&old), None);
     }
-}
-
-pub(crate) fn key_of(object: &Object) -> ObjectKey {
-    let meta = object.meta();
-    (object.kind(), meta.namespace.clone(), Arc::clone(&meta.name))
 }

@@ -5,28 +5,62 @@ use std::sync::Arc;
 
 use isthmus_model::Namespace;
 use isthmus_resources::convert::{Lookup, SERVICE_NAME_LABEL};
-use isthmus_resources::{Kind, Object, Resource, istio, kubernetes};
+use isthmus_resources::index::{Keyed, Place};
+use isthmus_resources::{Index, Kind, Object, Resource, istio, kubernetes};
 
 /// Kind, namespace and name of an object.
 pub(crate) type ObjectKey = (Kind, Option<Namespace>, Arc<str>);
 
-/// A Pod named by a slice of a service: namespace, pod, service, slice.
-type PodUse = (Namespace, Arc<str>, Arc<str>, Arc<str>);
-
 /// One cluster's objects.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
-    objects: BTreeMap<ObjectKey, Object>,
+    objects: BTreeMap<Kind, Index<Object>>,
     listed: BTreeSet<Kind>,
-    pod_uses: BTreeSet<PodUse>,
-    slices: BTreeSet<(Namespace, Arc<str>, Arc<str>)>,
-    pods_on: BTreeSet<(Arc<str>, Namespace, Arc<str>)>,
+    pod_uses: Index<PodUse>,
+    slices: Index<OfService>,
+    pods_on: Index<OnNode>,
+}
+
+/// A slice of a service; the place is namespace, service, slice.
+#[derive(Debug)]
+struct OfService(Arc<Resource<kubernetes::EndpointSlice>>);
+
+impl Keyed for OfService {
+    fn key(&self) -> Place<'_> {
+        let meta = &self.0.meta;
+        [meta.namespace_str(), meta.labels.get(SERVICE_NAME_LABEL).unwrap_or_default(), &meta.name]
+    }
+}
+
+/// A Pod that a slice names; the place is namespace, pod, slice.
+#[derive(Debug)]
+struct PodUse {
+    slice: Arc<Resource<kubernetes::EndpointSlice>>,
+    endpoint: u32,
+}
+
+impl Keyed for PodUse {
+    fn key(&self) -> Place<'_> {
+        let endpoint = self.slice.spec.endpoints.get(self.endpoint as usize);
+        let pod = endpoint.and_then(|endpoint| endpoint.pod.as_ref()).map_or("", |(_, pod)| pod);
+        [self.slice.meta.namespace_str(), pod, &self.slice.meta.name]
+    }
+}
+
+/// A Pod of a node; the place is node, namespace, pod.
+#[derive(Debug)]
+struct OnNode(Arc<Resource<kubernetes::Pod>>);
+
+impl Keyed for OnNode {
+    fn key(&self) -> Place<'_> {
+        [&self.0.spec.node, self.0.meta.namespace_str(), &self.0.meta.name]
+    }
 }
 
 macro_rules! typed {
     ($get:ident, $all:ident, $kind:ident, $content:ty) => {
         pub(crate) fn $get(&self, namespace: &Namespace, name: &str) -> Option<&Arc<Resource<$content>>> {
-            match self.objects.get(&(Kind::$kind, Some(namespace.clone()), Arc::from(name)))? {
+            match self.objects.get(&Kind::$kind)?.get([namespace.as_str(), name, ""])? {
                 Object::$kind(object) => Some(object),
                 _ => None,
             }
@@ -48,9 +82,7 @@ impl Tables {
 
     /// Puts an object, and returns the one that it replaces.
     pub(crate) fn put(&mut self, object: Object) -> Option<Object> {
-        let meta = object.meta();
-        let key = (object.kind(), meta.namespace.clone(), Arc::clone(&meta.name));
-        let old = self.objects.insert(key, object.clone());
+        let old = self.objects.entry(object.kind()).or_default().insert(object.clone());
         if let Some(old) = &old {
             self.unindex(old);
         }
@@ -59,10 +91,26 @@ impl Tables {
     }
 
     /// Takes an object away.
-    pub(crate) fn take(&mut self, key: &ObjectKey) -> Option<Object> {
-        let old = self.objects.remove(key)?;
+    pub(crate) fn take(&mut self, (kind, namespace, name): &ObjectKey) -> Option<Object> {
+        let place = [namespace.as_ref().map_or("", Namespace::as_str), name, ""];
+        let old = self.objects.get_mut(kind)?.remove(place)?;
         self.unindex(&old);
         Some(old)
+    }
+
+    /// The complete list of a kind is there: no room is kept for more.
+    pub(crate) fn compact(&mut self, kind: Kind) {
+        if let Some(objects) = self.objects.get_mut(&kind) {
+            objects.compact();
+        }
+        match kind {
+            Kind::Pod => self.pods_on.compact(),
+            Kind::EndpointSlice => {
+                self.pod_uses.compact();
+                self.slices.compact();
+            }
+            _ => {}
+        }
     }
 
     /// Notes that the complete list of a kind was seen; true the first time.
@@ -76,33 +124,30 @@ impl Tables {
     }
 
     /// All keys of a kind.
-    pub(crate) fn keys(&self, kind: Kind) -> impl Iterator<Item = &ObjectKey> {
-        self.objects
-            .range((kind, None, Arc::from(""))..)
-            .map(|(key, _)| key)
-            .take_while(move |key| key.0 == kind)
+    pub(crate) fn keys(&self, kind: Kind) -> impl Iterator<Item = ObjectKey> {
+        self.all(kind).map(key_of)
     }
 
     /// All objects of a kind.
     pub(crate) fn all(&self, kind: Kind) -> impl Iterator<Item = &Object> {
-        self.objects
-            .range((kind, None, Arc::from(""))..)
-            .take_while(move |(key, _)| key.0 == kind)
-            .map(|(_, object)| object)
+        self.objects.get(&kind).into_iter().flat_map(Index::iter)
     }
 
     /// All objects of a kind in one namespace.
     pub(crate) fn within(&self, kind: Kind, namespace: &Namespace) -> impl Iterator<Item = &Object> {
+        let objects = self.objects.get(&kind).into_iter();
         let namespace = namespace.clone();
-        self.objects
-            .range((kind, Some(namespace.clone()), Arc::from(""))..)
-            .take_while(move |(key, _)| key.0 == kind && key.1.as_ref() == Some(&namespace))
-            .map(|(_, object)| object)
+        objects
+            .flat_map({
+                let namespace = namespace.clone();
+                move |objects| objects.from([namespace.as_str(), "", ""])
+            })
+            .take_while(move |object| object.meta().namespace.as_ref() == Some(&namespace))
     }
 
     /// A namespace.
     pub(crate) fn namespace(&self, name: &str) -> Option<&Arc<Resource<kubernetes::Namespace>>> {
-        match self.objects.get(&(Kind::Namespace, None, Arc::from(name)))? {
+        match self.objects.get(&Kind::Namespace)?.get(["", name, ""])? {
             Object::Namespace(object) => Some(object),
             _ => None,
         }
@@ -120,68 +165,55 @@ impl Tables {
     pub(crate) fn slices(
         &self,
         namespace: &Namespace,
-        service: &Arc<str>,
+        service: &str,
     ) -> impl Iterator<Item = &Arc<Resource<kubernetes::EndpointSlice>>> {
-        let (namespace, service) = (namespace.clone(), Arc::clone(service));
-        self.slices
-            .range((namespace.clone(), Arc::clone(&service), Arc::from(""))..)
-            .take_while(move |entry| entry.0 == namespace && entry.1 == service)
-            .filter_map(|(namespace, _, slice)| {
-                match self.objects.get(&(Kind::EndpointSlice, Some(namespace.clone()), Arc::clone(slice)))? {
-                    Object::EndpointSlice(slice) => Some(slice),
-                    _ => None,
-                }
-            })
+        let found = self.slices.from([namespace.as_str(), service, ""]);
+        found.take_while(move |one| one.key()[..2] == [namespace.as_str(), service]).map(|one| &one.0)
     }
 
     /// Services whose slices name a Pod.
-    pub(crate) fn services_with_pod(&self, namespace: &Namespace, pod: &Arc<str>) -> BTreeSet<Arc<str>> {
+    pub(crate) fn services_with_pod(&self, namespace: &Namespace, pod: &str) -> BTreeSet<Arc<str>> {
         self.pod_uses
-            .range((namespace.clone(), Arc::clone(pod), Arc::from(""), Arc::from(""))..)
-            .take_while(|entry| entry.0 == *namespace && entry.1 == *pod)
-            .map(|entry| Arc::clone(&entry.2))
+            .from([namespace.as_str(), pod, ""])
+            .take_while(|one| one.key()[..2] == [namespace.as_str(), pod])
+            .filter_map(|one| service_of(&one.slice))
             .collect()
     }
 
     /// Pods of a node.
-    pub(crate) fn pods_on(&self, node: &Arc<str>) -> Vec<(Namespace, Arc<str>)> {
-        let lowest = (Arc::clone(node), crate::lowest_namespace(), Arc::from(""));
+    pub(crate) fn pods_on(&self, node: &str) -> Vec<(Namespace, Arc<str>)> {
         self.pods_on
-            .range(lowest..)
-            .take_while(|entry| entry.0 == *node)
-            .map(|entry| (entry.1.clone(), Arc::clone(&entry.2)))
+            .from([node, "", ""])
+            .take_while(|one| *one.0.spec.node == *node)
+            .filter_map(|one| Some((one.0.meta.namespace.clone()?, Arc::clone(&one.0.meta.name))))
             .collect()
     }
 
     fn index(&mut self, object: &Object) {
-        let Some(namespace) = object.meta().namespace.clone() else { return };
         match object {
-            Object::EndpointSlice(slice) => {
-                let Some(service) = service_of(slice) else { return };
-                self.slices.insert((namespace.clone(), Arc::clone(&service), Arc::clone(&slice.meta.name)));
-                self.pod_uses.extend(pod_uses(&namespace, &service, slice));
+            Object::EndpointSlice(slice) if service_of(slice).is_some() => {
+                self.slices.insert(OfService(Arc::clone(slice)));
+                for pod_use in pod_uses(slice) {
+                    self.pod_uses.insert(pod_use);
+                }
             }
             Object::Pod(pod) => {
-                let node = Arc::clone(&pod.spec.node);
-                self.pods_on.insert((node, namespace, Arc::clone(&pod.meta.name)));
+                self.pods_on.insert(OnNode(Arc::clone(pod)));
             }
             _ => {}
         }
     }
 
     fn unindex(&mut self, object: &Object) {
-        let Some(namespace) = object.meta().namespace.clone() else { return };
         match object {
-            Object::EndpointSlice(slice) => {
-                let Some(service) = service_of(slice) else { return };
-                self.slices.remove(&(namespace.clone(), Arc::clone(&service), Arc::clone(&slice.meta.name)));
-                for pod_use in pod_uses(&namespace, &service, slice) {
-                    self.pod_uses.remove(&pod_use);
+            Object::EndpointSlice(slice) if service_of(slice).is_some() => {
+                self.slices.remove(OfService(Arc::clone(slice)).key());
+                for pod_use in pod_uses(slice) {
+                    self.pod_uses.remove(pod_use.key());
                 }
             }
             Object::Pod(pod) => {
-                let node = Arc::clone(&pod.spec.node);
-                self.pods_on.remove(&(node, namespace, Arc::clone(&pod.meta.name)));
+                self.pods_on.remove(OnNode(Arc::clone(pod)).key());
             }
             _ => {}
         }
@@ -190,15 +222,24 @@ impl Tables {
 
 impl Lookup for Tables {
     fn pod(&self, namespace: &str, name: &str) -> Option<&Resource<kubernetes::Pod>> {
-        Self::pod(self, &Namespace::new(namespace).ok()?, name).map(|pod| &**pod)
+        match self.objects.get(&Kind::Pod)?.get([namespace, name, ""])? {
+            Object::Pod(pod) => Some(pod),
+            _ => None,
+        }
     }
 
     fn node(&self, name: &str) -> Option<&Resource<kubernetes::Node>> {
-        match self.objects.get(&(Kind::Node, None, Arc::from(name)))? {
+        match self.objects.get(&Kind::Node)?.get(["", name, ""])? {
             Object::Node(node) => Some(node),
             _ => None,
         }
     }
+}
+
+/// Kind, namespace and name of an object.
+pub(crate) fn key_of(object: &Object) -> ObjectKey {
+    let meta = object.meta();
+    (object.kind(), meta.namespace.clone(), Arc::clone(&meta.name))
 }
 
 /// The service that a slice belongs to.
@@ -206,14 +247,7 @@ pub(crate) fn service_of(slice: &Resource<kubernetes::EndpointSlice>) -> Option<
     slice.meta.labels.get(SERVICE_NAME_LABEL).map(Arc::from)
 }
 
-fn pod_uses(
-    namespace: &Namespace,
-    service: &Arc<str>,
-    slice: &Resource<kubernetes::EndpointSlice>,
-) -> Vec<PodUse> {
-    let pods = slice.spec.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref());
-    pods.map(|(_, pod)| {
-        (namespace.clone(), Arc::clone(pod), Arc::clone(service), Arc::clone(&slice.meta.name))
-    })
-    .collect()
+fn pod_uses(slice: &Arc<Resource<kubernetes::EndpointSlice>>) -> impl Iterator<Item = PodUse> {
+    let endpoints = (0..).zip(&slice.spec.endpoints).filter(|(_, endpoint)| endpoint.pod.is_some());
+    endpoints.map(|(endpoint, _)| PodUse { slice: Arc::clone(slice), endpoint })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isthmus_model::{Common, Health, Labels, Namespace, NetworkId, SpiffeId, TlsMode};
+use isthmus_model::{Common, Health, Labels, Namespace, NetworkId, SpiffeId, TlsMode, shared_ports};
 use isthmus_resources::convert::{
     self, HEALTH_CHECKS_ANNOTATION, NETWORK_LABEL, Site, TLS_MODE_LABEL, topology_labels,
 };
@@ -36,8 +36,8 @@ impl Reader<'_> {
             weight: 1,
             health: if pod.spec.ready { Health::Healthy } else { Health::Unhealthy },
             dns: pod.spec.dns.clone(),
+            ports: shared_ports(ports.map(|port| (Arc::clone(&port.name), port.number)).collect()),
             common: Common {
-                ports: ports.map(|port| (Arc::clone(&port.name), port.number)).collect(),
                 namespace: namespace.clone(),
                 identity: self.account_identity(namespace, &pod.spec.service_account),
                 tls: label_tls(&meta.labels).unwrap_or(TlsMode::Disabled),
@@ -63,21 +63,23 @@ impl Reader<'_> {
         Workload {
             key: self.key(namespace, &meta.name, WorkloadKind::Entry),
             ips: spec.address.parse().into_iter().collect(),
+            labels: topology_labels(&labels, &locality, self.site.cluster, &network, ""),
             weight: spec.weight.max(1),
             health: if healthy { Health::Healthy } else { Health::Unhealthy },
             dns: None,
+            ports: shared_ports(
+                spec.ports.iter().map(|(name, port)| (name.as_str().into(), *port)).collect(),
+            ),
             common: Common {
-                ports: spec.ports.iter().map(|(name, port)| (name.as_str().into(), *port)).collect(),
                 namespace: namespace.clone(),
                 identity: self.account_identity(namespace, &spec.service_account),
                 tls: label_tls(&labels).unwrap_or(by_account),
-                locality: locality.clone(),
-                network: network.clone(),
+                locality,
+                network,
                 cluster: self.site.cluster.clone(),
                 aggregate: false,
             }
             .shared(),
-            labels: topology_labels(&labels, &locality, self.site.cluster, &network, ""),
         }
     }
 

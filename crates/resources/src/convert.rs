@@ -94,9 +94,9 @@ pub fn topology_labels(
         ("topology.istio.io/subzone", &*locality.subzone),
         ("topology.istio.io/cluster", cluster.as_str()),
         (NETWORK_LABEL, network.as_str()),
+        ("kubernetes.io/hostname", node),
     ];
-    let placed = labels.with(pairs.into_iter().filter(|(_, value)| !value.is_empty()));
-    if node.is_empty() { placed } else { placed.and("kubernetes.io/hostname", node) }
+    labels.joined(&pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect())
 }
 
 #[cfg(test)]

@@ -173,7 +173,14 @@ pub struct SliceEndpoint {
     pub pod: Option<(Arc<str>, Arc<str>)>,
     /// Node that it runs on.
     pub node: Option<Arc<str>>,
-    /// Zone that it runs in.
+    /// What few have.
+    pub rare: Option<Box<RareEndpoint>>,
+}
+
+/// What few endpoints of slices have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RareEndpoint {
+    /// Zone that it runs in, where there is no Pod to tell.
     pub zone: Option<Arc<str>>,
     /// Host name within the service's subdomain.
     pub hostname: Option<Arc<str>>,

@@ -6,6 +6,7 @@
 pub mod convert;
 pub mod crds;
 pub mod derived;
+pub mod index;
 pub mod istio;
 pub mod kind;
 pub mod kubernetes;
@@ -18,8 +19,9 @@ pub mod validate;
 pub mod warnings;
 
 pub use crds::crds;
+pub use index::Index;
 pub use kind::Kind;
-pub use meta::{Meta, Resource};
+pub use meta::{Meta, Resource, Uid};
 pub use object::{Change, Event, Object};
 pub use parse::{ParseError, parse, parse_yaml};
 pub use validate::{Problem, validate};

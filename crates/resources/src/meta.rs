@@ -16,11 +16,7 @@ pub struct Meta {
     /// Name.
     pub name: Arc<str>,
     /// Unique for all time; empty for objects that were never stored.
-    pub uid: Arc<str>,
-    /// Version of this state; opaque.
-    pub resource_version: Arc<str>,
-    /// Counts changes of the specification.
-    pub generation: i64,
+    pub uid: Uid,
     /// Labels.
     pub labels: Labels,
     /// Annotations, less `kubectl.kubernetes.io/last-applied-configuration`.
@@ -29,6 +25,51 @@ pub struct Meta {
     pub created: i64,
     /// Whether deletion was asked for and finalizers are still at work.
     pub deleting: bool,
+}
+
+/// An object's unique identifier.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Uid(Id);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Id {
+    /// As API servers make them.
+    Uuid(uuid::Uuid),
+    /// As people do.
+    Text(Arc<str>),
+}
+
+impl Uid {
+    /// An identifier by its text.
+    #[must_use]
+    pub fn new(text: impl AsRef<str> + Into<Arc<str>>) -> Self {
+        let uuid = uuid::Uuid::try_parse(text.as_ref()).ok();
+        Self(match uuid.filter(|uuid| uuid.to_string() == text.as_ref()) {
+            Some(uuid) => Id::Uuid(uuid),
+            None => Id::Text(shared(text)),
+        })
+    }
+}
+
+impl Default for Uid {
+    fn default() -> Self {
+        Self(Id::Text(Arc::default()))
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Id::Uuid(uuid) => write!(f, "{uuid}"),
+            Id::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl fmt::Debug for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
 }
 
 /// One object: its metadata and its content.
@@ -88,8 +129,6 @@ pub(crate) struct WireMeta {
     pub(crate) namespace: String,
     pub(crate) name: String,
     uid: String,
-    resource_version: String,
-    generation: i64,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
     creation_timestamp: Option<jiff::Timestamp>,
@@ -103,13 +142,27 @@ impl WireMeta {
         Meta {
             namespace,
             name: shared(self.name),
-            uid: self.uid.into(),
-            resource_version: self.resource_version.into(),
-            generation: self.generation,
+            uid: Uid::new(self.uid),
             labels: self.labels.into_iter().collect(),
             annotations: self.annotations.into_iter().collect(),
             created: self.creation_timestamp.map_or(0, jiff::Timestamp::as_second),
             deleting: self.deletion_timestamp.is_some(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uid_is_its_text_whatever_its_form() {
+        for text in
+            ["0fbb21f4-6bd5-4a0e-8c9d-3e1a2b3c4d5e", "0FBB21F4-6bd5-4a0e-8c9d-3e1a2b3c4d5e", "", "by hand"]
+        {
+            assert_eq!(Uid::new(text).to_string(), text);
+        }
+        assert_ne!(Uid::new("a"), Uid::new("b"));
+        assert!(std::mem::size_of::<Uid>() <= 24);
     }
 }

@@ -4,7 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use isthmus_model::NamespacedName;
-use isthmus_resources::{Kind, Object, parse};
+use isthmus_resources::{Kind, Object, Uid, parse};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -161,7 +161,7 @@ impl Cluster {
         let found = self.get(Kind::Secret, Some(namespace), name).await?;
         let value = found.ok_or(TokenError::Used)?;
         match parse(value) {
-            Ok(Object::Secret(secret)) if &*secret.meta.uid == uid && secret.spec.kind == kind => {
+            Ok(Object::Secret(secret)) if secret.meta.uid == Uid::new(uid) && secret.spec.kind == kind => {
                 let text = secret.spec.data.get(key).cloned().and_then(|bytes| String::from_utf8(bytes).ok());
                 text.ok_or_else(|| invalid(format!("its Secret has no {key}")))
             }

@@ -221,7 +221,7 @@ fn build(
                 "apiVersion": Kind::WorkloadGroup.api_version(),
                 "kind": "WorkloadGroup",
                 "name": &*meta.name,
-                "uid": &*meta.uid,
+                "uid": meta.uid.to_string(),
                 "controller": true,
             }],
         },

@@ -1,6 +1,5 @@
 //! One kind's watch.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ pub(super) struct Follower {
 /// A list that is not complete yet.
 #[derive(Default)]
 struct Listing {
-    good: BTreeMap<Key, Object>,
+    good: Vec<Object>,
     rejected: Vec<Rejection>,
 }
 
@@ -134,13 +133,9 @@ impl Follower {
         let judged = self.table.judge(self.kind, value);
         self.report(&judged)?;
         match judged {
-            Judged::Good { key, object, .. } => {
-                listing.good.insert(key, object);
-            }
+            Judged::Good { object, .. } => listing.good.push(object),
             Judged::Bad { key, rejection, .. } => {
-                if let Some(last_good) = self.table.get(&key) {
-                    listing.good.insert(key, last_good.clone());
-                }
+                listing.good.extend(self.table.get(&key).cloned());
                 listing.rejected.push(rejection);
             }
         }
@@ -150,10 +145,9 @@ impl Follower {
     async fn listed(&mut self, listing: Listing) -> Result<(), Closed> {
         let Listing { good, rejected } = listing;
         self.status.listed(self.kind, &rejected);
-        let (count, rejected) = (good.len(), rejected.len());
+        let objects = self.table.replace(good);
+        let (count, rejected) = (objects.len(), rejected.len());
         tracing::debug!(kind = %self.kind, count, rejected, cluster = %self.id, "listed");
-        let objects = good.values().cloned().collect();
-        self.table.replace(good);
         self.send(Change::Listed(self.kind, objects)).await?;
         self.ready = None;
         Ok(())
@@ -165,7 +159,7 @@ impl Follower {
         match judged {
             Judged::Good { key, object, unchanged, .. } => {
                 self.status.accepted(self.kind, &key.to_string());
-                self.table.insert(key, object.clone());
+                self.table.insert(object.clone());
                 if !unchanged {
                     self.send(Change::Applied(object)).await?;
                 }

@@ -1,18 +1,18 @@
 //! The last good state of one kind, and the judgement of what comes in.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use isthmus_model::shared::shared;
-use isthmus_resources::{Kind, Object, parse, validate, warnings};
+use isthmus_resources::index::Place;
+use isthmus_resources::{Index, Kind, Object, parse, validate, warnings};
 use serde_json::Value;
 
 use super::Rejection;
 use crate::conditions::{self, Finding};
 
 /// An object's place within its kind, in texts that the object itself holds.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     namespace: Arc<str>,
     name: Arc<str>,
@@ -21,6 +21,10 @@ pub(super) struct Key {
 impl Key {
     pub(super) fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: shared(namespace), name: shared(name) }
+    }
+
+    fn place(&self) -> Place<'_> {
+        [&self.namespace, &self.name, ""]
     }
 }
 
@@ -51,7 +55,7 @@ pub(super) enum Judged {
 
 #[derive(Default)]
 pub(super) struct Table {
-    objects: BTreeMap<Key, Object>,
+    objects: Index<Object>,
 }
 
 impl Table {
@@ -60,19 +64,21 @@ impl Table {
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Object> {
-        self.objects.get(key)
+        self.objects.get(key.place())
     }
 
-    pub(super) fn insert(&mut self, key: Key, object: Object) {
-        self.objects.insert(key, object);
+    pub(super) fn insert(&mut self, object: Object) {
+        self.objects.insert(object);
     }
 
     pub(super) fn remove(&mut self, key: &Key) -> Option<Object> {
-        self.objects.remove(key)
+        self.objects.remove(key.place())
     }
 
-    pub(super) fn replace(&mut self, objects: BTreeMap<Key, Object>) {
-        self.objects = objects;
+    /// Takes a complete list, and returns it in order, each object once.
+    pub(super) fn replace(&mut self, objects: Vec<Object>) -> Vec<Object> {
+        self.objects = objects.into_iter().collect();
+        self.objects.iter().cloned().collect()
     }
 
     /// Reads and validates an object.
@@ -105,7 +111,7 @@ impl Table {
         unenforced: &[String],
     ) -> Judged {
         let problem = problems.join("; ");
-        let last_good = self.objects.contains_key(&key);
+        let last_good = self.get(&key).is_some();
         tracing::warn!(%kind, object = %key, %problem, last_good, "object rejected");
         let finding = current.and_then(|current| current.finding(problems, unenforced));
         Judged::Bad { rejection: Rejection { object: key.to_string(), problem }, key, finding }
@@ -129,13 +135,12 @@ mod tests {
     #[test]
     fn a_change_of_nothing_that_we_read_is_no_change() {
         let mut table = Table::default();
-        let Judged::Good { key, object, unchanged, .. } =
-            table.judge(Kind::ServiceEntry, entry("1", "a.example"))
+        let Judged::Good { object, unchanged, .. } = table.judge(Kind::ServiceEntry, entry("1", "a.example"))
         else {
             panic!("the entry is good");
         };
         assert!(!unchanged);
-        table.insert(key, object);
+        table.insert(object);
         let again = table.judge(Kind::ServiceEntry, entry("2", "a.example"));
         assert!(matches!(again, Judged::Good { unchanged: true, .. }));
         let other = table.judge(Kind::ServiceEntry, entry("3", "b.example"));

@@ -1,6 +1,6 @@
 //! Services of the mesh.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ pub enum TrafficDistribution {
 pub struct MeshService {
     /// The declaration that decides: Kubernetes before ServiceEntry before import, our own cluster before others.
     pub service: Service,
-    /// Addresses by declaring cluster; a client uses those of its own cluster where there are some.
-    pub vips: BTreeMap<ClusterId, Vec<IpAddr>>,
+    /// Addresses by declaring cluster, our own first; a client uses those of its own cluster where there are some.
+    pub vips: Vec<(ClusterId, Vec<IpAddr>)>,
     /// Identities that may answer, over all clusters, sorted.
     pub identities: Vec<SpiffeId>,
     /// Those of them that our own cluster's workloads have, ready or not.
@@ -73,7 +73,8 @@ impl MeshService {
     /// shown only when the own cluster has none), else the allocated ones.
     #[must_use]
     pub fn addresses(&self, cluster: &ClusterId) -> &[IpAddr] {
-        match self.vips.get(cluster) {
+        let own = self.vips.iter().find(|(declaring, _)| declaring == cluster);
+        match own.map(|(_, own)| own) {
             Some(own) if !own.is_empty() => own,
             _ if !self.service.addresses.is_empty() => &self.service.addresses,
             _ => &self.service.auto_addresses,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use isthmus_model::{ClusterId, Common, Health, Labels, Namespace};
+use isthmus_model::{ClusterId, Common, Health, Labels, Namespace, Ports};
 use isthmus_resources::kubernetes::PodDns;
 use smallvec::SmallVec;
 
@@ -49,7 +49,9 @@ pub struct Workload {
     pub health: Health,
     /// What DNS calls a StatefulSet's Pod.
     pub dns: Option<Arc<PodDns>>,
-    /// What it shares with others; its ports are named ones.
+    /// Its ports that have names.
+    pub ports: Arc<Ports>,
+    /// What it shares with others.
     pub common: Arc<Common>,
 }
 

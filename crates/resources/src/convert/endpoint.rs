@@ -1,12 +1,11 @@
 //! Endpoints from EndpointSlices, Pods and WorkloadEntries.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::{
-    Common, Endpoint, Health, Labels, Location, Namespace, Resolution, Service, ServicePort, Source,
-    SpiffeId, TargetPort, TlsMode,
+    Common, Endpoint, Health, Labels, Location, Namespace, Ports, Resolution, Service, ServicePort, Source,
+    SpiffeId, TargetPort, TlsMode, shared_ports,
 };
 
 use super::locality::{node_locality, pod_locality, workload_entry_locality};
@@ -26,7 +25,7 @@ pub fn slice_endpoints(
     let Some(namespace) = slice.meta.namespace.as_ref().filter(|_| !slice.spec.fqdn) else {
         return Vec::new();
     };
-    let ports: BTreeMap<Arc<str>, u16> = slice.spec.ports.iter().cloned().collect();
+    let ports = shared_ports(slice.spec.ports.iter().cloned().collect());
     let endpoints = slice.spec.endpoints.iter();
     endpoints.filter_map(|endpoint| slice_endpoint(site, namespace, &ports, endpoint, lookup)).collect()
 }
@@ -34,7 +33,7 @@ pub fn slice_endpoints(
 fn slice_endpoint(
     site: Site<'_>,
     namespace: &Namespace,
-    ports: &BTreeMap<Arc<str>, u16>,
+    ports: &Arc<Ports>,
     endpoint: &kubernetes::SliceEndpoint,
     lookup: &dyn Lookup,
 ) -> Option<Endpoint> {
@@ -50,21 +49,23 @@ fn slice_endpoint(
         return Some(without_pod(site, namespace, ports, endpoint, address, health, node));
     };
     let pod = lookup.pod(pod_namespace, pod_name)?;
-    Some(of_pod(site, pod, node, Arc::clone(address), ports.clone(), health))
+    Some(of_pod(site, pod, node, Arc::clone(address), Arc::clone(ports), health))
 }
 
 /// An endpoint that somebody wrote by hand: no identity, plain.
 fn without_pod(
     site: Site<'_>,
     namespace: &Namespace,
-    ports: &BTreeMap<Arc<str>, u16>,
+    ports: &Arc<Ports>,
     endpoint: &kubernetes::SliceEndpoint,
     address: &Arc<str>,
     health: Health,
     node: Option<&Resource<kubernetes::Node>>,
 ) -> Endpoint {
     let mut locality = node.map(node_locality).unwrap_or_default();
-    if let (true, Some(zone)) = (locality.zone.is_empty(), &endpoint.zone) {
+    if let (true, Some(zone)) =
+        (locality.zone.is_empty(), endpoint.rare.as_ref().and_then(|rare| rare.zone.as_ref()))
+    {
         locality.zone = Arc::clone(zone);
     }
     let network = site.network_of("", &Labels::default(), address);
@@ -75,8 +76,8 @@ fn without_pod(
         workload: Arc::default(),
         weight: 1,
         health,
+        ports: Arc::clone(ports),
         common: Common {
-            ports: ports.clone(),
             namespace: namespace.clone(),
             identity: None,
             tls: TlsMode::Disabled,
@@ -94,7 +95,7 @@ fn of_pod(
     pod: &Resource<kubernetes::Pod>,
     node: Option<&Resource<kubernetes::Node>>,
     address: Arc<str>,
-    ports: BTreeMap<Arc<str>, u16>,
+    ports: Arc<Ports>,
     health: Health,
 ) -> Endpoint {
     let locality = pod_locality(pod, node);
@@ -106,8 +107,8 @@ fn of_pod(
         workload: Arc::clone(&pod.meta.name),
         weight: 1,
         health,
+        ports,
         common: Common {
-            ports,
             identity: identity(site, &namespace, &pod.spec.service_account),
             namespace,
             tls: tls_mode(&pod.meta.labels, false),
@@ -143,7 +144,7 @@ pub fn pod_endpoint(
         (true, false) => Health::Healthy,
         (false, false) => Health::Unhealthy,
     };
-    (!ports.is_empty()).then(|| of_pod(site, pod, node, address, ports, health))
+    (!ports.is_empty()).then(|| of_pod(site, pod, node, address, shared_ports(ports), health))
 }
 
 /// The endpoint of a WorkloadEntry for a service that selects it. Select with [`super::selects`] first, by
@@ -254,8 +255,8 @@ fn endpoint_of_entry(
         workload,
         weight: entry.weight.max(1),
         health: Health::Healthy,
+        ports: shared_ports(ports),
         common: Common {
-            ports,
             identity: if has_account { identity(site, &namespace, &entry.service_account) } else { None },
             namespace,
             tls: if internal { tls_mode(&labels, has_account) } else { TlsMode::Disabled },
@@ -269,7 +270,7 @@ fn endpoint_of_entry(
 }
 
 /// Workload port of each service port, where the workload has one.
-fn service_ports(service: &Service, named: impl Fn(&str) -> Option<u16>) -> BTreeMap<Arc<str>, u16> {
+fn service_ports(service: &Service, named: impl Fn(&str) -> Option<u16>) -> Ports {
     let resolve = |port: &ServicePort| match &port.target {
         TargetPort::Number(number) => Some(named(&port.name).unwrap_or(*number)),
         TargetPort::Name(name) => named(name),

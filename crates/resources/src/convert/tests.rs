@@ -205,8 +205,8 @@ endpoints:
         summary,
         [("10.0.0.4", Health::Healthy), ("10.0.0.6", Health::Unhealthy), ("10.0.0.7", Health::Draining)]
     );
-    let Endpoint { labels, common, .. } = &endpoints[0];
-    let Common { identity, tls, locality, ports, network, .. } = &**common;
+    let Endpoint { labels, ports, common, .. } = &endpoints[0];
+    let Common { identity, tls, locality, network, .. } = &**common;
     assert_eq!(identity.as_ref().unwrap().principal(), "cluster.local/ns/web/sa/reviews");
     assert_eq!((*tls, locality.to_string().as_str(), network.as_str()), (TlsMode::Istio, "r1/z1/", "east"));
     assert_eq!(ports.len(), 1);

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    ConfigMap, ContainerPort, EndpointSlice, Node, Phase, Pod, PodDns, Secret, Service, ServicePort,
-    ServiceType, SliceEndpoint, decode,
+    ConfigMap, ContainerPort, EndpointSlice, Node, Phase, Pod, PodDns, RareEndpoint, Secret, Service,
+    ServicePort, ServiceType, SliceEndpoint, decode,
 };
 use crate::parse::{FieldError, read, take};
 
@@ -311,18 +311,19 @@ pub(crate) fn endpoint_slice(value: Value) -> Result<EndpointSlice, FieldError> 
             .into_iter()
             .filter_map(|endpoint| {
                 let ready = endpoint.conditions.ready.unwrap_or(true);
+                let pod = endpoint.target_ref.filter(|target| target.kind == "Pod");
+                let rare = RareEndpoint {
+                    zone: endpoint.zone.filter(|_| pod.is_none()).map(shared),
+                    hostname: endpoint.hostname,
+                };
                 Some(SliceEndpoint {
                     address: endpoint.addresses.into_iter().next()?,
                     ready,
                     serving: endpoint.conditions.serving.unwrap_or(ready),
                     terminating: endpoint.conditions.terminating.unwrap_or(false),
-                    pod: endpoint
-                        .target_ref
-                        .filter(|target| target.kind == "Pod")
-                        .map(|target| (shared(target.namespace), shared(target.name))),
+                    pod: pod.map(|target| (shared(target.namespace), shared(target.name))),
                     node: endpoint.node_name.map(shared),
-                    zone: endpoint.zone.map(shared),
-                    hostname: endpoint.hostname,
+                    rare: (rare != RareEndpoint::default()).then(|| Box::new(rare)),
                 })
             })
             .collect(),

@@ -100,7 +100,7 @@ fn endpoint(
             "kind": "Pod",
             "namespace": pod.meta.namespace_str(),
             "name": &*pod.meta.name,
-            "uid": &*pod.meta.uid,
+            "uid": pod.meta.uid.to_string(),
         },
     });
     if !pod.spec.node.is_empty() {
@@ -146,7 +146,7 @@ fn slice(
                 "apiVersion": "v1",
                 "kind": "Service",
                 "name": &*service.meta.name,
-                "uid": &*service.meta.uid,
+                "uid": service.meta.uid.to_string(),
                 "controller": true,
                 "blockOwnerDeletion": true,
             }],
