@@ -1,6 +1,7 @@
 //! The client against the server, over loopback sockets.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{Event, Plane, view};
@@ -11,8 +12,12 @@ use isthmus_proto::type_url::{CLUSTER, ENDPOINTS, LISTENER};
 use isthmus_xds::client::{Config, Connection, Connector};
 use isthmus_xds::{Client, Handle, Handler, HealthReport, Limits, Rejection, Update};
 use parking_lot::Mutex;
+use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// Passes updates on, refusing what it is told to.
 struct Recorder {
@@ -43,7 +48,10 @@ struct Peer {
 /// A client that connects to whatever address is current.
 fn peer(address: &Arc<Mutex<std::net::SocketAddr>>) -> Peer {
     let address = Arc::clone(address);
-    let connector = Connector::new(move || TcpStream::connect(*address.lock()));
+    peer_that(Connector::new(move || TcpStream::connect(*address.lock())))
+}
+
+fn peer_that(connector: Connector) -> Peer {
     let node = Node { id: "sidecar~a".into(), ..Node::default() };
     let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(20));
     let config = Config { backoff, ..Config::new(node, "default.east.federation.isthmus.internal") };
@@ -245,4 +253,70 @@ async fn a_large_view_arrives_whole() {
         got += peer.updates.recv().await.unwrap().upserts.len();
     }
     assert_eq!(got, names.len());
+}
+
+/// A control plane in memory, by cables that can be cut: then nothing moves any longer, and neither end hears of it.
+struct Cables {
+    /// How many have been laid.
+    laid: AtomicUsize,
+    /// So many of the first are cut.
+    cut: watch::Sender<usize>,
+    served: mpsc::Sender<DuplexStream>,
+    tasks: TaskGroup,
+}
+
+impl Cables {
+    fn new(plane: &Plane) -> Arc<Self> {
+        let (served, incoming) = mpsc::channel(8);
+        let routes = tonic::transport::Server::builder().add_service(plane.service.clone());
+        plane.tasks.spawn_infallible("server in memory", async move {
+            routes.serve_with_incoming(ReceiverStream::new(incoming).map(std::io::Result::Ok)).await.unwrap();
+        });
+        Arc::new(Self {
+            laid: AtomicUsize::new(0),
+            cut: watch::Sender::new(0),
+            served,
+            tasks: plane.tasks.clone(),
+        })
+    }
+
+    async fn lay(self: Arc<Self>) -> std::io::Result<DuplexStream> {
+        let number = self.laid.fetch_add(1, Ordering::Relaxed);
+        let ((near, mut wire), (mut other, far)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
+        self.served.send(far).await.unwrap();
+        let mut cut = self.cut.subscribe();
+        self.tasks.spawn_infallible("cable", async move {
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut wire, &mut other) => return,
+                _ = cut.wait_for(|cut| *cut > number) => {}
+            }
+            std::future::pending::<()>().await;
+        });
+        Ok(near)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_that_falls_silent_is_noticed_within_two_pings() {
+    let plane = Plane::start(view(1, &[(CLUSTER, &[("a", "1")])])).await;
+    let cables = Cables::new(&plane);
+    let laying = Arc::clone(&cables);
+    let mut peer = peer_that(Connector::new(move || Arc::clone(&laying).lay()));
+    peer.handle.subscribe_all(CLUSTER);
+    assert_eq!(peer.next().await, ["a"]);
+    // An idle stream is kept: its pings are answered.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(cables.laid.load(Ordering::Relaxed), 1);
+    let silent_since = Instant::now();
+    cables.cut.send_replace(1);
+    plane.views.send_replace(view(2, &[(CLUSTER, &[("a", "2")])]));
+    let again = tokio::time::timeout(Duration::from_secs(3600), peer.next()).await;
+    assert_eq!(again.expect("it is noticed"), ["a"]);
+    let ping = Duration::from_secs(10);
+    assert!(
+        (ping..=2 * ping + Duration::from_millis(100)).contains(&silent_since.elapsed()),
+        "{:?}",
+        silent_since.elapsed()
+    );
+    assert_eq!(cables.laid.load(Ordering::Relaxed), 2);
 }
