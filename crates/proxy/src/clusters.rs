@@ -3,7 +3,7 @@
 //! A live cluster with four endpoints takes about 5 KB, its messages 1 KB. A proxy knows many services and calls few: what was
 //! checked stays as the message that it came as, whose bytes the last-good cache holds too, until a connection asks for it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,6 +33,8 @@ struct Slots {
     by_name: HashMap<Arc<str>, Slot>,
     /// Under which name those clusters take their endpoints that do not take them under their own.
     elsewhere: HashMap<Arc<str>, Arc<str>>,
+    /// The same the other way round: a change looks at the clusters that it is about.
+    others: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
 }
 
 enum Slot {
@@ -61,13 +63,26 @@ impl Slots {
     }
 
     fn put(&mut self, name: &Arc<str>, kind: &Kind, slot: Slot) {
-        match kind {
-            Kind::Eds(service) if service != name => {
-                self.elsewhere.insert(Arc::clone(name), Arc::clone(service));
-            }
-            _ => drop(self.elsewhere.remove(name)),
+        self.leave(name);
+        if let Kind::Eds(service) = kind
+            && service != name
+        {
+            self.elsewhere.insert(Arc::clone(name), Arc::clone(service));
+            self.others.entry(Arc::clone(service)).or_default().insert(Arc::clone(name));
         }
         self.by_name.insert(Arc::clone(name), slot);
+    }
+
+    /// A cluster no longer takes its endpoints under another name than its own. That name, if it did.
+    fn leave(&mut self, name: &str) -> Option<Arc<str>> {
+        let service = self.elsewhere.remove(name)?;
+        if let Some(users) = self.others.get_mut(&service) {
+            users.remove(name);
+            if users.is_empty() {
+                self.others.remove(&service);
+            }
+        }
+        Some(service)
     }
 
     /// Names of clusters that take their endpoints under this name.
@@ -76,8 +91,8 @@ impl Slots {
             Slot::Stored(_) => !self.elsewhere.contains_key(service),
             Slot::Live(cluster) => matches!(&cluster.config.kind, Kind::Eds(of) if **of == *service),
         });
-        let others = self.elsewhere.iter().filter(move |(_, of)| ***of == *service);
-        own.then_some(service).into_iter().chain(others.map(|(name, _)| &**name))
+        let others = self.others.get(service).into_iter().flatten();
+        own.then_some(service).into_iter().chain(others.map(|name| &**name))
     }
 }
 
@@ -184,7 +199,7 @@ impl Clusters {
     pub(crate) fn remove(&self, name: &str) {
         let _changing = self.changing.lock();
         let mut slots = self.slots.write();
-        let elsewhere = slots.elsewhere.remove(name);
+        let elsewhere = slots.leave(name);
         let service = match slots.by_name.remove(name) {
             Some(Slot::Live(cluster)) if !matches!(cluster.config.kind, Kind::Eds(_)) => return,
             Some(_) => elsewhere.as_deref().unwrap_or(name),
@@ -222,5 +237,31 @@ impl Clusters {
     fn users(&self, service: &str) -> Vec<Arc<Cluster>> {
         let slots = self.slots.read();
         slots.users(service).filter_map(|name| slots.live(name)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_one_cluster_finds_who_shares_its_endpoints_among_any_number() {
+        let (mut slots, stored) = (Slots::default(), || Slot::Stored(Bytes::new()));
+        let (name, service) =
+            (|number: u32| Arc::from(format!("c{number}")), |number: u32| format!("s{number}"));
+        for number in 0..40_000 {
+            slots.put(&name(number), &Kind::Eds(service(number / 2).into()), stored());
+        }
+        for number in (0..40_000).step_by(2) {
+            let (one, two, of) = (name(number), name(number + 1), service(number / 2));
+            assert_eq!(slots.users(&of).collect::<Vec<_>>(), [&*one, &*two]);
+            assert_eq!(slots.leave(&one).as_deref(), Some(&*of));
+            slots.by_name.remove(&one);
+            assert_eq!(slots.users(&of).collect::<Vec<_>>(), [&*two]);
+            // From now on under its own name.
+            slots.put(&two, &Kind::Eds(Arc::clone(&two)), stored());
+            assert_eq!((slots.users(&of).count(), slots.users(&two).next()), (0, Some(&*two)));
+        }
+        assert!(slots.elsewhere.is_empty() && slots.others.is_empty());
     }
 }
