@@ -9,7 +9,8 @@ use crate::host::{Host, Process};
 /// One request, as anyone can repeat it; its last line is for us.
 pub(super) const REQUEST: &str =
     "curl -s -m 10 -w '\\n%{http_code} %{time_total}\\n' http://127.0.0.1:9080/api/v1/products/0/reviews";
-const WORKERS: usize = 3;
+/// Requests that run at a time.
+pub(super) const WORKERS: usize = 3;
 
 /// Requests that run in the background.
 #[derive(Debug)]
