@@ -4,6 +4,7 @@
 //! Losing an entry costs a recomputation, never correctness.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Weak};
 
 use bytes::{Bytes, BytesMut};
@@ -137,16 +138,25 @@ impl<T: ?Sized> WeakMap<T> {
     }
 }
 
-/// Full payloads by set and flavour. The weak set keeps the address from being used again.
-type Fulls = VecDeque<(Weak<ResourceSet>, Flavour, Weak<Payload>)>;
+/// A payload of all of a set, or of all that it has of some names. Weak references keep their addresses from being used again.
+#[derive(Debug)]
+struct Full {
+    set: Weak<ResourceSet>,
+    flavour: Flavour,
+    names: Option<Weak<[Arc<str>]>>,
+    payload: Weak<Payload>,
+}
 
 /// Shared by all streams of one server.
 #[derive(Debug, Default)]
 pub struct Cache {
     diffs: Mutex<VecDeque<KnownDiff>>,
-    fulls: Mutex<Fulls>,
+    fulls: Mutex<VecDeque<Full>>,
     runs: Mutex<WeakMap<Run>>,
     names: Mutex<WeakMap<[Arc<str>]>>,
+    /// The same lists by what clients said, in any order.
+    said: Mutex<WeakMap<[Arc<str>]>>,
+    keys: RandomState,
 }
 
 impl Cache {
@@ -180,22 +190,63 @@ impl Cache {
     /// All of a set.
     #[must_use]
     pub fn full(&self, flavour: Flavour, type_url: &str, set: &Arc<ResourceSet>) -> Arc<Payload> {
-        let same = |(of, kind, _): &&(Weak<ResourceSet>, Flavour, Weak<Payload>)| {
-            *kind == flavour && std::ptr::eq(of.as_ptr(), Arc::as_ptr(set))
+        let all = || self.encode(flavour, type_url, &set.iter().collect::<Vec<_>>(), &[]);
+        self.once(flavour, set, None, all)
+    }
+
+    /// All that a set has of these names; in delta with those that it has not. Encoded once for all streams that ask for the same.
+    pub(crate) fn subscribed(
+        &self,
+        flavour: Flavour,
+        type_url: &str,
+        set: &Arc<ResourceSet>,
+        names: &Names,
+    ) -> Arc<Payload> {
+        let some = || {
+            let (mut there, mut absent) = (Vec::with_capacity(names.len()), Vec::new());
+            for name in names.iter() {
+                match set.get(name) {
+                    Some(resource) => there.push(resource),
+                    None if flavour == Flavour::Delta => absent.push(Arc::clone(name)),
+                    None => {}
+                }
+            }
+            self.encode(flavour, type_url, &there, &absent)
         };
-        if let Some(payload) =
-            self.fulls.lock().iter().find(same).and_then(|(_, _, payload)| payload.upgrade())
-        {
+        match names.list() {
+            Some(list) => self.once(flavour, set, Some(list), some),
+            None => some(),
+        }
+    }
+
+    fn once(
+        &self,
+        flavour: Flavour,
+        set: &Arc<ResourceSet>,
+        names: Option<&Arc<[Arc<str>]>>,
+        encode: impl FnOnce() -> Arc<Payload>,
+    ) -> Arc<Payload> {
+        let same = |full: &&Full| {
+            full.flavour == flavour
+                && std::ptr::eq(full.set.as_ptr(), Arc::as_ptr(set))
+                && full.names.as_ref().map(|list| list.as_ptr().cast::<()>())
+                    == names.map(|list| Arc::as_ptr(list).cast::<()>())
+        };
+        if let Some(payload) = self.fulls.lock().iter().find(same).and_then(|full| full.payload.upgrade()) {
             return payload;
         }
-        let all: Vec<&Resource> = set.iter().collect();
-        let payload = self.encode(flavour, type_url, &all, &[]);
+        let payload = encode();
         let mut fulls = self.fulls.lock();
-        fulls.retain(|(_, _, payload)| payload.strong_count() > 0);
+        fulls.retain(|full| full.payload.strong_count() > 0);
         if fulls.len() >= DIFFS {
             fulls.pop_back();
         }
-        fulls.push_front((Arc::downgrade(set), flavour, Arc::downgrade(&payload)));
+        fulls.push_front(Full {
+            set: Arc::downgrade(set),
+            flavour,
+            names: names.map(Arc::downgrade),
+            payload: Arc::downgrade(&payload),
+        });
         payload
     }
 
@@ -271,6 +322,27 @@ impl Cache {
         let run = Arc::new(Run { of, bytes: out.freeze() });
         self.runs.lock().put(key, &run);
         Bytes::from_owner(Held(run))
+    }
+
+    /// Tells lists of names from one another, whatever their order. Its keys are this process's own: nobody can make two lists that it
+    /// does not tell apart.
+    pub(crate) fn fingerprint(&self, names: &[impl AsRef<[u8]>]) -> u64 {
+        let hashes = names.iter().map(|name| self.keys.hash_one(name.as_ref()));
+        hashes.fold(names.len() as u64, u64::wrapping_add)
+    }
+
+    /// The list of what some stream has said already, by its fingerprint.
+    pub(crate) fn said(&self, fingerprint: u64) -> Option<Names> {
+        self.said.lock().get(fingerprint).map(Names::sorted)
+    }
+
+    /// As [`Cache::share_names`], for a list that is found by what was said again.
+    pub(crate) fn share_said(&self, fingerprint: u64, sorted: Vec<Arc<str>>) -> Names {
+        let names = self.share_names(sorted);
+        if let Some(list) = names.list() {
+            self.said.lock().put(fingerprint, list);
+        }
+        names
     }
 
     /// Shares one list among all streams that ask for the same names. `sorted` is sorted and distinct.

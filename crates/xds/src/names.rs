@@ -12,6 +12,11 @@ impl Names {
         Self((!names.is_empty()).then_some(names))
     }
 
+    /// The list itself; none of no names.
+    pub(crate) fn list(&self) -> Option<&Arc<[Arc<str>]>> {
+        self.0.as_ref()
+    }
+
     pub(crate) fn as_slice(&self) -> &[Arc<str>] {
         self.0.as_deref().unwrap_or_default()
     }

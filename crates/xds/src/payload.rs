@@ -42,6 +42,12 @@ impl Payload {
         Arc::new(Self { parts: vec![Part::default()] })
     }
 
+    /// Resources of all parts.
+    #[must_use]
+    pub fn resources(&self) -> usize {
+        self.parts.iter().map(|part| part.resources).sum()
+    }
+
     /// Bytes of all parts.
     #[must_use]
     pub fn length(&self) -> usize {

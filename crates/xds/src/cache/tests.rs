@@ -82,3 +82,34 @@ fn equal_lists_of_names_are_one() {
     let (one, two) = (cache.share_names(list()), cache.share_names(list()));
     assert!(std::ptr::eq(one.as_slice(), two.as_slice()));
 }
+
+#[test]
+fn a_list_is_found_by_what_was_said_in_any_order_and_no_other_is() {
+    let cache = Cache::new();
+    let said = cache.fingerprint(&["b", "a"]);
+    let names = cache.share_said(said, vec!["a".into(), "b".into()]);
+    let found = cache.said(cache.fingerprint(&["a", "b"])).unwrap();
+    assert!(std::ptr::eq(found.as_slice(), names.as_slice()));
+    for other in [&["a"][..], &["b", "b"], &["ab"], &["a", "b", "b"], &[]] {
+        assert!(cache.said(cache.fingerprint(other)).is_none(), "{other:?}");
+    }
+    drop((names, found));
+    assert!(cache.said(said).is_none(), "nobody asks for it any longer");
+}
+
+#[test]
+fn streams_that_ask_for_the_same_names_share_a_payload_and_others_do_not() {
+    let cache = Cache::new();
+    let all = set(&[("a", "1"), ("b", "1")]);
+    let list = |names: &[&str]| cache.share_names(names.iter().map(|name| Arc::from(*name)).collect());
+    let (some, more) = (list(&["a", "x"]), list(&["a", "b"]));
+    let of = |flavour, names| cache.subscribed(flavour, URL, &all, names);
+    let (first, again) = (of(Flavour::Delta, &some), of(Flavour::Delta, &some));
+    assert!(Arc::ptr_eq(&first, &again));
+    assert_eq!(first.resources(), 1);
+    let removed = removed_len("x");
+    assert_eq!(first.parts[0].segments.last().unwrap().len(), removed, "what is not there is said in delta");
+    assert_eq!(of(Flavour::World, &some).parts[0].segments.len(), 1);
+    assert_eq!(of(Flavour::Delta, &more).resources(), 2);
+    assert_eq!(cache.full(Flavour::Delta, URL, &all).resources(), 2);
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use isthmus_proto::resource::{Resource, ResourceSet, View};
 
-use super::watch::{Composed, Watch, lend};
+use super::watch::{Composed, Watch, lend, sorted};
 use super::{BadRequest, Heard, MAX_NAMES, Request, Subscriptions, Wanted};
 use crate::cache::Cache;
 use crate::flavour::Flavour;
@@ -28,13 +28,15 @@ impl Subscriptions {
             }
             let mut watch = Watch::new(&request.type_url);
             watch.wildcard = subscribe.is_empty() || subscribe.iter().any(|name| name == "*");
-            let mut names = lend(&subscribe, &request.type_url, view);
-            if !watch.wildcard {
+            let lent = |names: &[String]| lend(names, &request.type_url, view);
+            watch.names = if watch.wildcard || initial.is_empty() {
+                let heard = cache.fingerprint(&subscribe);
+                cache.said(heard).unwrap_or_else(|| cache.share_said(heard, sorted(lent(&subscribe))))
+            } else {
                 // What the client still has is subscribed too, so that it hears of what vanished meanwhile.
-                let held: Vec<String> = initial.keys().cloned().collect();
-                names.extend(lend(&held, &request.type_url, view));
-            }
-            watch.names = cache.share_names(watch.names.with(names));
+                let held: Vec<String> = initial.keys().chain(&subscribe).cloned().collect();
+                cache.share_names(sorted(lent(&held)))
+            };
             watch.claimed = (!initial.is_empty()).then_some(initial);
             watch.owed.answer = true;
             self.insert(watch);
@@ -132,9 +134,14 @@ impl Watch {
         }
         if self.cursor.is_none() || owed.everything {
             let changed = Vec::new();
+            if !self.wildcard {
+                let payload = cache.subscribed(Flavour::Delta, &self.type_url, set, &self.names);
+                self.has_all(set, &payload);
+                return Some(Composed { payload, changed, asked: true });
+            }
             let absent: Vec<Arc<str>> =
                 self.names.iter().filter(|name| set.get(name).is_none()).cloned().collect();
-            let payload = if self.wildcard && absent.is_empty() {
+            let payload = if absent.is_empty() {
                 cache.full(Flavour::Delta, &self.type_url, set)
             } else {
                 cache.encode(Flavour::Delta, &self.type_url, &self.subscribed(set), &absent)

@@ -47,7 +47,7 @@ pub(super) struct Watch {
     pub(super) rank: u8,
     pub(super) wildcard: bool,
     pub(super) names: Names,
-    /// State of the world: fingerprint of the request that they come from.
+    /// State of the world: fingerprint of what was said.
     pub(super) heard: u64,
     /// The set that the client's state comes from; none until something was sent.
     pub(super) cursor: Option<Arc<ResourceSet>>,
@@ -161,6 +161,13 @@ impl Watch {
             let removed = diff.removed.iter().filter(|name| seen(name)).count();
             self.present = (self.present + added).saturating_sub(removed);
         }
+        self.cursor = Some(Arc::clone(set));
+    }
+
+    /// Moves the cursor to a set of which the client is sent all that it asked for.
+    pub(super) fn has_all(&mut self, set: &Arc<ResourceSet>, payload: &Payload) {
+        self.present = payload.resources();
+        self.recount = false;
         self.cursor = Some(Arc::clone(set));
     }
 

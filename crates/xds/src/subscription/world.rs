@@ -1,6 +1,5 @@
 //! State of the world: every request repeats all names; answers of full-state types replace everything.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use super::watch::{Composed, Owed, Watch, lend, sorted};
 use super::{BadRequest, Heard, Request, Subscriptions, Wanted};
 use crate::cache::Cache;
 use crate::flavour::{Flavour, empty_means_all, full_state};
+use crate::names::Names;
 
 impl Subscriptions {
     pub(super) fn heard_world(
@@ -31,9 +31,8 @@ impl Subscriptions {
             }
             let mut watch = Watch::new(&request.type_url);
             watch.wildcard = names.is_empty() || everything(names);
-            let texts = texts(names).ok_or_else(|| BadRequest::NotText(request.type_url.clone()))?;
-            watch.names = cache.share_names(sorted(lend(&texts, &request.type_url, view)));
-            watch.heard = fingerprint(names);
+            watch.heard = cache.fingerprint(names);
+            watch.names = named(watch.heard, names, &request.type_url, view, cache)?;
             watch.owed.everything = true;
             self.insert(watch);
             self.clusters_asked_for(&request.type_url);
@@ -54,14 +53,13 @@ impl Subscriptions {
             (None, _) => return Ok(Heard::Stale),
         }
         let asked = !refused && (anew || std::mem::take(&mut watch.owed.next_request));
-        let heard = fingerprint(names);
+        let heard = cache.fingerprint(names);
         let mut same = heard == watch.heard;
         let mut added = false;
         if !same {
-            let texts = texts(names).ok_or_else(|| BadRequest::NotText(request.type_url.clone()))?;
             let wildcard = if names.is_empty() { watch.wildcard } else { everything(names) };
             added = wildcard && !watch.wildcard;
-            let lent = cache.share_names(sorted(lend(&texts, &request.type_url, view)));
+            let lent = named(heard, names, &request.type_url, view, cache)?;
             added |= lent.iter().any(|name| !watch.names.contains(name));
             same = wildcard == watch.wildcard && lent == watch.names;
             watch.recount |= !same;
@@ -113,7 +111,9 @@ impl Watch {
         } else if self.wildcard {
             Some(cache.full(Flavour::World, &self.type_url, set))
         } else if asked || full_state(&self.type_url) {
-            Some(cache.encode(Flavour::World, &self.type_url, &self.subscribed(set), &[]))
+            let payload = cache.subscribed(Flavour::World, &self.type_url, set, &self.names);
+            self.has_all(set, &payload);
+            return Some(Composed { payload, changed, asked });
         } else {
             // What is said grows with what changed, not with what is asked for.
             let mut said: Vec<&Arc<str>> = changed.iter().chain(&owed.names).collect();
@@ -136,14 +136,18 @@ fn everything(names: &[Bytes]) -> bool {
     names.iter().any(|name| *name == "*")
 }
 
-fn texts(names: &[Bytes]) -> Option<Vec<&str>> {
-    names.iter().map(|name| std::str::from_utf8(name).ok()).collect()
-}
-
-/// Of names in their order. A client that finds two lists with one fingerprint gets what it asked for before, and nobody else is
-/// touched.
-fn fingerprint(names: &[Bytes]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    names.hash(&mut hasher);
-    hasher.finish()
+/// The list of names that were said.
+fn named(
+    heard: u64,
+    names: &[Bytes],
+    type_url: &str,
+    view: &View,
+    cache: &Cache,
+) -> Result<Names, BadRequest> {
+    if let Some(known) = cache.said(heard) {
+        return Ok(known);
+    }
+    let texts: Option<Vec<&str>> = names.iter().map(|name| std::str::from_utf8(name).ok()).collect();
+    let texts = texts.ok_or_else(|| BadRequest::NotText(type_url.to_string()))?;
+    Ok(cache.share_said(heard, sorted(lend(&texts, type_url, view))))
 }
