@@ -37,6 +37,7 @@ use crate::pipeline::Pipeline;
 use crate::serving::Serving;
 use crate::source::Source;
 use crate::status::Pages;
+use crate::upkeep::trim_after_work;
 use crate::views::Views;
 use crate::{files, listener, status};
 
@@ -206,6 +207,8 @@ impl App {
             let pipeline = self.pipeline;
             async move { pipeline.run(stop).await.map_err(|error| format!("{error:#}")) }
         });
+        let snapshots = self.views.snapshots();
+        tasks.spawn_infallible("upkeep", trim_after_work(snapshots, self.views.clone(), stop.clone()));
         tasks.spawn_infallible("views", self.views.run(stop.clone()));
         tasks.spawn_infallible("certificate renewal", self.serving.renew(self.clock, stop.clone()));
         let address = self.addresses.grpc;

@@ -18,6 +18,7 @@ pub mod serving;
 pub mod source;
 pub mod standalone;
 pub mod status;
+pub mod upkeep;
 pub mod views;
 
 use config::Config;

@@ -37,6 +37,12 @@ impl Views {
         Arc::clone(&self.0.snapshots.borrow())
     }
 
+    /// Snapshots as they come.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.0.snapshots.clone()
+    }
+
     /// Starts serving a proxy; it is told of changes until [`Views::close`].
     #[must_use]
     pub fn open(&self, stream: u64, proxy: Proxy) -> watch::Receiver<Arc<View>> {

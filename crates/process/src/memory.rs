@@ -7,3 +7,14 @@ pub fn give_back() {
     // SAFETY: mi_collect takes no pointer, may be called at any time from any thread, and frees nothing that is in use.
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
+
+/// As [`give_back`] for programs that use the system's allocator, which keeps what was freed below something that is in use: the small
+/// pieces of long lists lie among what was made of them.
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "the C library has no safe call for it")]
+    {
+        // SAFETY: malloc_trim takes no pointer, may be called at any time from any thread, and frees nothing that is in use.
+        let _ = unsafe { nix::libc::malloc_trim(0) };
+    }
+}
