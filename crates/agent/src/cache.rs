@@ -4,7 +4,6 @@ mod file;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use isthmus_lifecycle::Signal;
@@ -24,8 +23,8 @@ pub const FILE: &str = "resources.bin";
 const SETTLE: Duration = Duration::from_millis(500);
 /// A mesh this large is not kept; the agent says so.
 const LARGEST: usize = 512 * 1024 * 1024;
-/// Reading and taking over so much leaves memory that nobody uses: it goes back to the system.
-const MUCH: usize = 1024 * 1024;
+/// Bytes of resources whose reading or writing leaves memory to a thread that it may not soon use again: it goes back at once.
+pub(crate) const MUCH: usize = 1024 * 1024;
 
 /// By type, in the order of their names: there may be tens of thousands, and lists have no room to spare between them.
 type Types = BTreeMap<Arc<str>, Vec<Entry>>;
@@ -37,8 +36,6 @@ pub struct ResourceCache {
     owner: Arc<str>,
     types: Arc<Mutex<Types>>,
     changed: Arc<Notify>,
-    /// Bytes that came since the last time that memory was given back.
-    taken: Arc<AtomicUsize>,
 }
 
 impl ResourceCache {
@@ -65,7 +62,6 @@ impl ResourceCache {
             owner: owner.into(),
             types: Arc::new(Mutex::new(types)),
             changed: Arc::default(),
-            taken: Arc::default(),
         })
     }
 
@@ -83,7 +79,6 @@ impl ResourceCache {
 
     /// Remembers a change. Only what was accepted belongs here.
     pub fn change(&self, type_url: &str, upserts: Vec<Entry>, removed: &[Arc<str>]) {
-        let bytes: usize = upserts.iter().map(|entry| entry.body.len()).sum();
         let mut types = self.types.lock();
         let entries = types.entry(type_url.into()).or_default();
         if !removed.is_empty() {
@@ -92,7 +87,6 @@ impl ResourceCache {
         }
         put(entries, upserts);
         drop(types);
-        self.taken.fetch_add(bytes, Ordering::Relaxed);
         self.changed.notify_one();
     }
 
@@ -109,9 +103,6 @@ impl ResourceCache {
                 () = tokio::time::sleep(SETTLE) => {}
             }
             self.flush().await;
-            if self.taken.swap(0, Ordering::Relaxed) > MUCH {
-                isthmus_process::memory::give_back();
-            }
         }
         self.flush().await;
     }
@@ -135,7 +126,12 @@ impl ResourceCache {
             tracing::warn!(bytes = length, limit = LARGEST, "too many resources to keep on disk");
             return Ok(());
         }
-        self.data.write_by(FILE, |file| contents.write(file))
+        let written = self.data.write_by(FILE, |file| contents.write(file));
+        drop(types);
+        if length > MUCH {
+            isthmus_process::memory::give_back();
+        }
+        written
     }
 }
 

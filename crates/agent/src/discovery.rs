@@ -21,7 +21,7 @@ use isthmus_xds::{Client, Handle, Handler, Rejection, Update};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::cache::{Entry, ResourceCache};
+use crate::cache::{Entry, MUCH, ResourceCache};
 use crate::connect::Connector;
 use crate::data_path::DataPath;
 use on_demand::OnDemand;
@@ -179,6 +179,7 @@ impl Feed {
                 self.arrived(url);
             }
         }
+        isthmus_process::memory::give_back();
     }
 
     /// Versions of what is in force, so that the control plane sends only what changed, and what vanished.
@@ -296,6 +297,7 @@ impl Feed {
 impl Handler for Feed {
     async fn apply(&mut self, update: Update) -> Vec<Rejection> {
         let Update { type_url: url, upserts, removed, .. } = update;
+        let bytes: usize = upserts.iter().map(|entry| entry.body.len()).sum();
         self.sinks.proxy.prepare(&url, upserts.iter().map(|entry| &entry.body)).await;
         let rejections = self.take(&url, &upserts, &removed);
         let refused: BTreeSet<&str> = rejections.iter().map(|rejection| &*rejection.name).collect();
@@ -311,6 +313,10 @@ impl Handler for Feed {
             self.sinks.cache.change(&url, accepted, &removed);
         }
         self.arrived(&url);
+        if bytes > MUCH {
+            // On the thread that has it: the next response may come to another.
+            isthmus_process::memory::give_back();
+        }
         rejections
     }
 }

@@ -131,7 +131,8 @@ pub(super) fn read(mut file: File) -> io::Result<Option<(String, Types)>> {
         return Ok(None);
     }
     file.seek(SeekFrom::Start(BEGINS))?;
-    match contents(&mut BufReader::with_capacity(PIECE, file)) {
+    let most = file.metadata()?.len();
+    match contents(&mut BufReader::with_capacity(PIECE, file), most) {
         Ok(contents) => Ok(Some(contents)),
         // The checksum holds: another program's file.
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
@@ -159,14 +160,14 @@ fn is_sound(file: &mut File) -> io::Result<bool> {
     }
 }
 
-fn contents(file: &mut impl BufRead) -> io::Result<(String, Types)> {
+fn contents(file: &mut impl BufRead, most: u64) -> io::Result<(String, Types)> {
     let (mut owner, mut types, mut names) = (String::new(), Types::new(), HashSet::new());
-    while let Some((number, length)) = begun(file)? {
+    while let Some((number, length)) = begun(file, most)? {
         let mut part = (&mut *file).take(length);
         match number {
             1 => drop(part.read_to_string(&mut owner)?),
             2 => {
-                let (type_url, entries) = one_type(&mut part, &mut names)?;
+                let (type_url, entries) = one_type(&mut part, most, &mut names)?;
                 types.insert(type_url, entries);
             }
             _ => drop(io::copy(&mut part, &mut io::sink())?),
@@ -176,14 +177,19 @@ fn contents(file: &mut impl BufRead) -> io::Result<(String, Types)> {
 }
 
 /// Names of one service are the same in several types, and one text for all.
-fn one_type(file: &mut impl BufRead, names: &mut HashSet<Arc<str>>) -> io::Result<(Arc<str>, Vec<Entry>)> {
+fn one_type(
+    file: &mut impl BufRead,
+    most: u64,
+    names: &mut HashSet<Arc<str>>,
+) -> io::Result<(Arc<str>, Vec<Entry>)> {
     let (mut type_url, mut entries, mut bytes) = (String::new(), Vec::new(), Vec::new());
-    while let Some((number, length)) = begun(file)? {
+    while let Some((number, length)) = begun(file, most)? {
         let mut part = (&mut *file).take(length);
         match number {
             1 => drop(part.read_to_string(&mut type_url)?),
             2 => {
                 bytes.clear();
+                bytes.reserve_exact(usize::try_from(length).unwrap_or_default());
                 part.read_to_end(&mut bytes)?;
                 let kept = Kept::decode(&bytes[..]).map_err(|error| invalid(error.to_string()))?;
                 let name = names.get(kept.name.as_str()).cloned().unwrap_or_else(|| {
@@ -200,8 +206,8 @@ fn one_type(file: &mut impl BufRead, names: &mut HashSet<Arc<str>>) -> io::Resul
     Ok((type_url.into(), entries))
 }
 
-/// Number and length of the field that begins; none at the end.
-fn begun(file: &mut impl BufRead) -> io::Result<Option<(u64, u64)>> {
+/// Number and length of the field that begins; none at the end. It is no longer than the file.
+fn begun(file: &mut impl BufRead, most: u64) -> io::Result<Option<(u64, u64)>> {
     if file.fill_buf()?.is_empty() {
         return Ok(None);
     }
@@ -209,7 +215,10 @@ fn begun(file: &mut impl BufRead) -> io::Result<Option<(u64, u64)>> {
     if key & 7 != encoding::WireType::LengthDelimited as u64 {
         return Err(invalid("a field that is neither text nor message"));
     }
-    Ok(Some((key >> 3, varint(file)?)))
+    match varint(file)? {
+        length if length <= most => Ok(Some((key >> 3, length))),
+        _ => Err(invalid("a field that is longer than the file")),
+    }
 }
 
 fn varint(file: &mut impl BufRead) -> io::Result<u64> {
