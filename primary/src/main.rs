@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     // resident (bench-xds), and with mimalloc a tenth more than with the system's allocator. A kernel that refuses has nothing to switch
     // off.
     let _ = nix::sys::prctl::set_thp_disable(true);
+    isthmus_process::memory::one_arena();
     let config = Config::parse();
     isthmus_process::run("isthmus-primary", || isthmus_primary::run(config))
 }

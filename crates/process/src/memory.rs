@@ -18,3 +18,15 @@ pub fn trim() {
         let _ = unsafe { nix::libc::malloc_trim(0) };
     }
 }
+
+/// Has all threads take the system's allocator's memory from one arena. With one for each thread, what one frees is no use to the others:
+/// a program whose work wanders between threads then keeps the peak of each. Said before the first thread is started; small pieces come from
+/// a cache of each thread's own all the same.
+pub fn one_arena() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "the C library has no safe call for it")]
+    {
+        // SAFETY: mallopt takes no pointer and changes where later calls find memory.
+        let _ = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
+    }
+}
