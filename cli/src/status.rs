@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use comfy_table::Cell;
-use isthmus_model::status::{CertificateStatus, MeshStatus, PeerStatus, ProxyStatus, TypeStatus, VmStatus};
+use isthmus_model::status::{
+    CertificateStatus, DocumentStatus, MeshStatus, PeerStatus, ProxyStatus, TypeStatus, VmStatus,
+};
 use serde_json::{Value, json};
 
 use crate::api::Api;
@@ -75,6 +77,7 @@ fn render(status: &MeshStatus) -> String {
         "mesh {}, network {}, revision {}, trust domain {}, snapshot {}\n",
         status.mesh_id, status.network, status.revision, status.trust_domain, status.snapshot
     ));
+    text.extend(status.configuration.iter().flat_map(document));
     let (gateways, sidecars): (Vec<_>, Vec<_>) =
         status.proxies.iter().partition(|proxy| proxy.kind == "router");
     let sections = [
@@ -100,6 +103,17 @@ fn render(status: &MeshStatus) -> String {
         }
     }
     text
+}
+
+/// What is wrong with a document of the mesh's configuration.
+fn document(document: &DocumentStatus) -> Vec<String> {
+    let named = format!("{} ({})", document.name, document.source);
+    let refused = document
+        .error
+        .iter()
+        .map(|error| format!("{named}: refused, and what was good before is in force: {error}\n"));
+    let idle = Some(document.not_in_force.join(", ")).filter(|fields| !fields.is_empty());
+    refused.chain(idle.map(|fields| format!("{named}: set and not in force: {fields}\n"))).collect()
 }
 
 fn peers(peers: &[PeerStatus]) -> Option<String> {
@@ -262,6 +276,12 @@ mod tests {
                 not_after: "2036-11-21T00:00:00Z".into(),
                 seconds_left: -3,
             }],
+            configuration: vec![DocumentStatus {
+                name: "MeshConfig".into(),
+                source: "mesh.yaml".into(),
+                error: Some("mesh config: connectTimeout: no duration".into()),
+                not_in_force: vec!["ingressClass".into(), "novelty".into()],
+            }],
         }
     }
 
@@ -271,6 +291,8 @@ mod tests {
         let expected = "\
 cluster west
 mesh mesh1, network west, revision default, trust domain cluster.local, snapshot 42
+MeshConfig (mesh.yaml): refused, and what was good before is in force: mesh config: connectTimeout: no duration
+MeshConfig (mesh.yaml): set and not in force: ingressClass, novelty
 
 PEER  STATE      SYNCED  LAST HEARD  SERVICES  REFUSED  PROBLEM
 east  Connected  yes     400ms ago   6         1        service x.y: not of cluster east

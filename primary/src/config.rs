@@ -113,7 +113,7 @@ Examples:
   kubectl --kubeconfig /var/lib/isthmus/admin.kubeconfig get serviceentries,workloadentries,pods -A
 
 MeshConfig and MeshNetworks are read as istiod reads them, and take effect as they change. One that is bad is refused by field, and what was \
-good before stays in force; `isthmus status` says so. docs/mesh-config.md lists the fields that are in force.";
+good before stays in force; `isthmus status` says so. deploy/mesh-config.md lists the fields that are in force.";
 
 /// `250ms`, `10s`, `5m`, `24h`, `90d`.
 fn duration(text: &str) -> Result<Duration, String> {

@@ -155,6 +155,16 @@ impl Plane {
         self.site
     }
 
+    /// Its metrics page.
+    pub(crate) async fn metrics(&self) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = TcpStream::connect(self.monitoring).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     pub(crate) async fn create(&self, kind: Kind, object: Value) -> Value {
         self.admin.create(kind, object).await.unwrap()
     }

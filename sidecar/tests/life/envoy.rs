@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_envoy::ProxyKind::Sidecar;
 use isthmus_proto::resource::View;
+use isthmus_resources::mesh::{Mesh, MeshConfig};
 use isthmus_testkit::namespace::inside;
 use isthmus_tls::{ClientCertificate, Expected};
 use nix::sys::signal::{Signal, kill};
@@ -56,6 +57,8 @@ impl Story {
         let program = isthmus_testkit::envoy::program(test)?;
         let world = World::new();
         let mut translation = translate::World::new("west", &[MESH]);
+        let (config, _) = MeshConfig::read("accessLogFile: /dev/stdout").unwrap();
+        translation.registry.set_mesh(Mesh { config, ..Mesh::default() });
         let mut proxy = translation.proxy(Sidecar, "default", "reviews-v2", &POD.to_string());
         proxy.labels = [("app", "reviews")].into_iter().collect();
         let view = translation.view(&proxy);
@@ -164,6 +167,16 @@ fn answer_once() -> std::thread::JoinHandle<std::net::IpAddr> {
     })
 }
 
+/// Reads what agent and workload write, to the line of Envoy's access log that speaks of this cluster.
+fn logged(child: &mut std::process::Child, cluster: &str) {
+    let mut read = String::new();
+    while !read.contains(cluster) {
+        read = line(child);
+        assert!(!read.is_empty(), "its output ends");
+    }
+    assert!(read.starts_with('[') && read.contains("] \"- - -\" 0 - "), "{read}");
+}
+
 /// Waits until it is so.
 fn until(what: &str, mut so: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -200,6 +213,7 @@ fn traffic_goes_through_envoy_and_a_renewal_breaks_no_connection() {
         let stats =
             story.curl("http://127.0.0.1:15000/envoy/stats?filter=cluster.outbound.7000.*upstream_cx_total");
         assert!(stats.contains("outside.example") && stats.trim().ends_with(": 1"), "{stats}");
+        logged(&mut child, "outbound|7000||outside.example");
 
         // An open connection ends in order: within its drain.
         send(&child, Signal::SIGTERM);
@@ -256,6 +270,7 @@ fn an_envoy_may_run_as_another_user() {
         let answer = answer_once();
         assert_eq!(story.curl("http://10.99.0.2:7000/"), "hello");
         answer.join().unwrap();
+        logged(&mut child, "outbound|7000||outside.example");
         let data = story.world.data.path().join("agent");
         // Where it may write nothing is given to it: a link there would be followed.
         let owner = |path: &str| std::fs::metadata(data.join(path)).unwrap().uid();

@@ -26,6 +26,8 @@ const GLANCE: Duration = Duration::from_millis(50);
 const SETTLED: Duration = Duration::from_secs(10);
 /// Time to end after it was told to.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Milliseconds after which it writes its access log (Istio's, for Envoys beside workloads).
+const FLUSH: &str = "1000";
 /// Threads, where nobody says how many: enough beside a workload.
 const THREADS: usize = 2;
 
@@ -106,8 +108,8 @@ impl Supervisor {
         };
         self.state.send_replace(State::Starting);
         let said = Said::default();
-        let log = child.stderr.take();
-        let listening = said.clone().listen(log);
+        let (log, lines) = (child.stderr.take(), child.stdout.take());
+        let listening = async { tokio::join!(said.clone().listen(log), pass_on(lines)) };
         tokio::pin!(listening);
         let mut guard = Some(guard);
         let living = self.live();
@@ -119,12 +121,12 @@ impl Supervisor {
                     self.state.send_replace(State::Draining);
                     tokio::select! {
                         () = self.drain(&mut child, stop) => {}
-                        () = &mut listening => drop(child.wait().await),
+                        _ = &mut listening => drop(child.wait().await),
                     }
                     return None;
                 }
                 // Its log ends with it.
-                () = &mut listening => {
+                _ = &mut listening => {
                     let ended = child.wait().await;
                     let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
                     return Some(said.last(&status));
@@ -183,18 +185,33 @@ impl Launch {
         command.arg("--config-path").arg(&self.bootstrap);
         command.args(["--disable-hot-restart", "--log-level", "warning", "--log-format", "%l|%n|%v"]);
         command.args(["--concurrency", &threads.to_string()]);
+        command.args(["--file-flush-interval-msec", FLUSH]);
         command.args(["--drain-time-s", &self.config.drain.as_secs().max(1).to_string()]);
         if let Some(user) = self.config.user {
             command.uid(user).gid(user);
         }
-        command
+        let child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            // Never ours: an access log opens /dev/stdout by name, which may be a socket or another user's.
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // Of its own group, so that a terminal's signals reach it through us.
             .process_group(0)
             .kill_on_drop(true)
-            .spawn()
+            .spawn()?;
+        if let (Some(user), Some(output)) = (self.config.user, &child.stdout) {
+            std::os::unix::fs::fchown(output, Some(user), Some(user))?;
+        }
+        Ok(child)
+    }
+}
+
+/// Passes its output on to ours, until it ends. Where nobody reads ours any more it is thrown away: it must not wait.
+async fn pass_on(lines: Option<impl AsyncRead + Unpin>) {
+    let Some(mut lines) = lines else { return };
+    if let Err(error) = tokio::io::copy(&mut lines, &mut tokio::io::stdout()).await {
+        tracing::debug!(%error, "Envoy's output is not passed on");
+        let _ = tokio::io::copy(&mut lines, &mut tokio::io::sink()).await;
     }
 }
 

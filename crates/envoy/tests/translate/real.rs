@@ -1,8 +1,11 @@
 //! A real Envoy and our own proxy take everything that we make.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::bootstrap::v3::{Bootstrap, bootstrap};
@@ -13,7 +16,9 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use isthmus_envoy::Proxy;
 use isthmus_envoy::ProxyKind::Sidecar;
 use isthmus_proto::type_url;
+use isthmus_resources::mesh::{DEFAULT_JSON, Mesh, MeshConfig};
 use isthmus_testkit::MeshCa;
+use isthmus_testkit::net::free_port;
 use prometheus_client::registry::Registry;
 use prost::Message;
 
@@ -148,12 +153,18 @@ fn check(envoy: &Path, world: &mut World, proxy: &Proxy) {
     assert!(output.status.success(), "{} on {}: {said}", proxy.name, proxy.network);
 }
 
+fn mesh(text: &str) -> Mesh {
+    Mesh { config: MeshConfig::read(text).unwrap().0, ..Mesh::default() }
+}
+
 /// The story with more; every proxy of it, with the world that serves it.
 fn everyone() -> Vec<(World, Proxy)> {
     let all = |pick: fn(World, World) -> (World, Proxy)| {
         let (mut east, mut west) = bookinfo();
         east.apply(MORE);
         west.apply(MORE);
+        east.registry.set_mesh(mesh("accessLogFile: /dev/stdout"));
+        west.registry.set_mesh(mesh("{accessLogFile: /dev/stdout, accessLogEncoding: JSON}"));
         pick(east, west)
     };
     vec![
@@ -257,4 +268,107 @@ fn a_real_envoy_takes_every_view() {
     for (mut world, proxy) in everyone() {
         check(&envoy, &mut world, &proxy);
     }
+}
+
+/// A gateway that passes a port on to another of this host.
+fn relay(port: u16, to: u16, mesh_config: &str) -> Bootstrap {
+    let mut world = World::new("west", &[]);
+    world.registry.set_mesh(mesh(mesh_config));
+    world.apply(&format!(
+        "
+{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: back, namespace: a}}, spec: {{hosts: [back.example], resolution: DNS, location: MESH_EXTERNAL, ports: [{{number: {to}, name: tcp, protocol: TCP}}], endpoints: [{{address: 127.0.0.1}}]}}}}
+---
+{{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {{name: relay, namespace: a}}, spec: {{selector: {{istio: eastwestgateway}}, servers: [{{port: {{number: {port}, name: tcp, protocol: TCP}}, bind: 127.0.0.1, hosts: ['*']}}]}}}}
+---
+{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: relay, namespace: a}}, spec: {{hosts: ['*'], gateways: [relay], tcp: [{{route: [{{destination: {{host: back.example}}}}]}}]}}}}
+"
+    ));
+    let proxy = world.gateway("west");
+    let mut resources = world.resources(&proxy);
+    resources.listeners.retain(|name, _| *name == format!("127.0.0.1_{port}"));
+    resources.clusters.retain(|name, _| name.ends_with("back.example"));
+    assert_eq!((resources.listeners.len(), resources.clusters.len()), (1, 1));
+    Bootstrap {
+        node: Some(core::Node { id: "test".to_string(), cluster: "test".to_string(), ..Default::default() }),
+        static_resources: Some(bootstrap::StaticResources {
+            listeners: resources.listeners.into_values().collect(),
+            clusters: resources.clusters.into_values().collect(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The line that Envoy logs of one connection, on which 4 bytes were sent and 5 came back.
+fn logged(envoy: &Path, form: &str) -> String {
+    let back = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, to) = (free_port(), back.local_addr().unwrap().port());
+    let dir = tempfile::tempdir().unwrap();
+    let (file, log) = (dir.path().join("bootstrap.pb"), dir.path().join("access.log"));
+    let config = format!("{{accessLogFile: {}{form}}}", log.display());
+    std::fs::write(&file, relay(port, to, &config).encode_to_vec()).unwrap();
+    let child = Command::new(envoy)
+        .args([
+            "--concurrency",
+            "1",
+            "-l",
+            "off",
+            "--use-dynamic-base-id",
+            "--file-flush-interval-msec",
+            "10",
+        ])
+        .arg("--config-path")
+        .arg(&file)
+        .spawn();
+    let _running = Running(child.unwrap());
+    let mut client = soon("Envoy to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+    client.write_all(b"ping").unwrap();
+    let (mut server, _) = back.accept().unwrap();
+    let mut heard = [0; 4];
+    server.read_exact(&mut heard).unwrap();
+    server.write_all(b"pong!").unwrap();
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).unwrap();
+    drop((client, server));
+    let line = soon("the line", || std::fs::read_to_string(&log).ok().filter(|text| text.ends_with('\n')));
+    assert!(line.contains(&format!("outbound|{to}||back.example")), "{line}");
+    line
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn soon<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{what} did not happen");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_real_envoy_logs_a_connection_as_istios_do() {
+    let Some(envoy) = isthmus_testkit::envoy::program("a_real_envoy_logs_a_connection_as_istios_do") else {
+        return;
+    };
+    let text = logged(&envoy, "");
+    assert!(text.starts_with('[') && text.contains("] \"- - -\" 0 - - - \"-\" 4 5 "), "{text}");
+    assert!(text.ends_with(" - -\n"), "neither server name nor route: {text}");
+    let json = logged(&envoy, ", accessLogEncoding: JSON");
+    let line: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&line["bytes_received"], &line["bytes_sent"]), (&4.into(), &5.into()), "{json}");
+    let mut names: Vec<&str> = line.as_object().unwrap().keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, DEFAULT_JSON.map(|(name, _)| name));
+    let own = logged(&envoy, ", accessLogFormat: 'took %DURATION% for %UPSTREAM_CLUSTER_RAW%'");
+    assert!(own.starts_with("took "), "{own}");
 }
