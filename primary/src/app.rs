@@ -103,6 +103,9 @@ impl App {
         prepare(&cluster, &config, &authority).await?;
         controllers::run(&cluster, config.cluster.clone(), source.controllers(), &tasks);
 
+        let roots = authority.roots_pem().to_string();
+        controllers::roots::run(&cluster, config.cluster.clone(), roots, mesh.mesh(), &tasks);
+
         let (events, receive) = mpsc::channel(EVENTS);
         let (links, peer_changes) =
             Links::build(&config, &cluster, serving.identity(), Arc::clone(&clock), &metrics, &tasks).await?;

@@ -1,9 +1,11 @@
-//! What Kubernetes' own controllers do, for an API server without them: EndpointSlices from selectors; and addresses for
-//! ServiceEntries, which Istio allocates everywhere. (Owners, namespaces and their default ServiceAccounts are the API server's own.)
+//! What Kubernetes' own controllers do, for an API server without them: EndpointSlices from selectors; and what Istio does everywhere:
+//! addresses for ServiceEntries, root certificates for namespaces. (Owners, namespaces and their default ServiceAccounts are the API
+//! server's own.)
 //!
 //! All of it is idempotent and made from the same objects alike, so that two replicas over one store agree without a leader.
 
 mod addresses;
+pub mod roots;
 mod slices;
 
 use std::time::Duration;

@@ -191,6 +191,17 @@ async fn a_cluster_of_kubernetes_is_read_and_nothing_that_it_runs_is_written() {
     let site = Site::new(&Arc::new(MeshCa::new()), "east");
     let plane = Plane::beside(site, &kubeconfig, admin.clone(), &["--registration-grace", "200ms"]).await;
 
+    // Pods and Istio's own agents find the mesh's roots in their namespace.
+    let roots = plane.site.ca.roots_pem();
+    for namespace in ["shop", "default"] {
+        until("the root certificates", || async {
+            let found = admin.config_map(namespace, "istio-ca-root-cert").await.unwrap()?;
+            (found.get("root-cert.pem")? == roots).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(admin.config_map("kube-system", "istio-ca-root-cert").await.unwrap(), None);
+
     // A token with Istio's audience gets a certificate; one of another audience does not.
     let good = token(&admin, "shop", "web", Some("istio-ca")).await;
     let other = token(&admin, "shop", "web", Some("something-else")).await;

@@ -70,7 +70,9 @@ fn control_plane_writes(action: &Action<'_>) -> bool {
         ("networking.istio.io", "serviceentries" | "workloadgroups") => action.verb == "patch",
         ("isthmus.io", _) => true,
         ("", "configmaps") => {
-            system || action.name == "istio-ca-root-cert" || action.name == "kube-root-ca.crt"
+            // The name of what is created is not known here, as in Kubernetes.
+            let named = ["istio-ca-root-cert", "kube-root-ca.crt"].contains(&action.name);
+            system || named || action.verb == "create"
         }
         ("", "secrets") => system || action.verb == "delete",
         ("", "serviceaccounts") => system && (action.verb == "create" || action.subresource == "token"),

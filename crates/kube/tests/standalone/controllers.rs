@@ -1,10 +1,12 @@
 //! Controllers.
 
+use isthmus_kube::controllers::roots::{self, ROOT_CONFIG_MAP, ROOT_KEY};
 use isthmus_kube::controllers::{self, Which};
+use isthmus_resources::mesh::{Mesh, MeshConfig};
 use isthmus_resources::{Kind, Object};
 use serde_json::json;
 
-use crate::world::world;
+use crate::world::{soon, world};
 
 #[tokio::test]
 async fn pods_of_a_selector_are_endpoints_of_its_service() {
@@ -35,7 +37,7 @@ async fn pods_of_a_selector_are_endpoints_of_its_service() {
     }});
     world.admin.merge(Kind::Pod, Some("web"), "reviews-v1", Some("status"), status).await.unwrap();
     let full = slices.find("the endpoint", |object| sizes(object, 1)).await;
-    assert_eq!(full.ports, [("http".into(), 9080)]);
+    assert_eq!(*full.ports, [("http".into(), 9080)]);
     assert!(full.endpoints[0].ready);
     assert_eq!(full.endpoints[0].pod, Some(("web".into(), "reviews-v1".into())));
 
@@ -72,4 +74,44 @@ async fn service_entries_get_addresses_and_keep_them() {
     assert_eq!(entries.find("the second address", |object| addresses(object, "b")).await, "240.240.0.2");
     let first = world.get(Kind::ServiceEntry, "web", "a").await.unwrap();
     assert_eq!(first["status"]["addresses"][1], json!({"value": "2001:2::1", "host": "a.example"}));
+}
+
+#[tokio::test]
+async fn every_namespace_of_the_mesh_has_its_roots_whatever_becomes_of_the_config_map() {
+    let world = world().await;
+    for name in ["web", "kube-system", "lab"] {
+        world.namespace(name).await;
+    }
+    let isolated = json!({"metadata": {"labels": {"isolated": "yes"}}});
+    world.admin.merge(Kind::Namespace, None, "lab", None, isolated).await.unwrap();
+    let selectors = "discoverySelectors: [{matchExpressions: [{key: isolated, operator: DoesNotExist}]}]";
+    let (config, _) = MeshConfig::read(selectors).unwrap();
+    let mesh = tokio::sync::watch::Sender::new(Mesh { config, ..Mesh::default() });
+    let id = "east".parse().unwrap();
+    roots::run(&world.cluster, id, "PEM".to_string(), mesh.subscribe(), &world.tasks);
+    let found = async |namespace: &str| world.admin.config_map(namespace, ROOT_CONFIG_MAP).await.unwrap();
+    let good = async |what: &str, namespace: &str| {
+        let look = async {
+            loop {
+                match found(namespace).await {
+                    Some(data) if data.get(ROOT_KEY).is_some_and(|pem| pem == "PEM") => return data,
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        };
+        soon(what, look).await
+    };
+    good("the first", "web").await;
+    let object = world.get(Kind::ConfigMap, "web", ROOT_CONFIG_MAP).await.unwrap();
+    assert_eq!(object["metadata"]["labels"]["istio.io/config"], "true");
+    world.namespace("later").await;
+    good("that of a later namespace", "later").await;
+    let other = json!({"data": {ROOT_KEY: "another's", "own": "kept"}});
+    world.admin.merge(Kind::ConfigMap, Some("web"), ROOT_CONFIG_MAP, None, other).await.unwrap();
+    assert_eq!(good("a changed one", "web").await["own"], "kept");
+    world.admin.delete(Kind::ConfigMap, Some("later"), ROOT_CONFIG_MAP, Default::default()).await.unwrap();
+    good("a deleted one", "later").await;
+    assert_eq!((found("kube-system").await, found("lab").await), (None, None));
+    mesh.send_replace(Mesh::default());
+    good("that of a namespace which was let in", "lab").await;
 }
