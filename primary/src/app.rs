@@ -39,7 +39,7 @@ use crate::source::Source;
 use crate::status::Pages;
 use crate::upkeep::trim_after_work;
 use crate::views::Views;
-use crate::{files, listener, status};
+use crate::{files, gateways, listener, status};
 
 /// Source events that wait for the registry; a full channel makes the watches wait.
 const EVENTS: usize = 4096;
@@ -153,6 +153,8 @@ impl App {
             .prepare()
             .into_axum_router();
 
+        let told = gateways::tell(cluster.clone(), Arc::clone(&clock), pipeline.snapshots(), tasks.signal());
+        tasks.spawn_infallible("conflicts of gateways", told);
         let pages = status::router(Pages {
             config: (*config).clone(),
             streams: ads.streams(),

@@ -9,6 +9,7 @@ pub mod caller;
 pub mod config;
 pub mod describe;
 pub mod files;
+pub mod gateways;
 pub mod link;
 pub mod listener;
 pub mod mesh;

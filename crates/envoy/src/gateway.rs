@@ -4,6 +4,7 @@
 //! of the classic kind gets a chain for each name. One that fetches on demand gets one chain for all, marked with the table of
 //! names ([`exported`]) that it serves, and may ask for any of their clusters.
 
+pub(crate) mod conflicts;
 mod exported;
 mod listener;
 mod passed;
@@ -28,7 +29,7 @@ use crate::outbound::{Source, same_but_endpoints};
 use crate::settings::MeshSettings;
 use listener::Chains;
 use passed::Passed;
-use plan::{Place, Plan};
+use plan::{Lost, Place, Plan};
 
 /// Port of mutual TLS between networks.
 const DATA_PORT: u16 = 15443;
@@ -49,7 +50,7 @@ pub(crate) struct Router {
     passed: Vec<Arc<Passed>>,
     positions: Arc<HashMap<ServiceKey, usize>>,
     routed: Arc<Routed>,
-    conflicts: Vec<String>,
+    lost: Vec<Lost>,
 }
 
 /// What servers lead to by VirtualServices, and the control plane.
@@ -116,9 +117,9 @@ impl Router {
             let tables = exported::tables(&plan, &passed);
             kept_set(old.and_then(|old| old.names.as_ref()), tables)
         });
-        plan.tell(old.map_or(&[], |old| &old.conflicts));
+        plan.tell(old.map_or(&[], |old| &old.lost));
         let (positions, routed) = (Arc::new(positions), Arc::new(routed));
-        Self::join(passed, positions, routed, listeners, names, plan.conflicts, old)
+        Self::join(passed, positions, routed, listeners, names, plan.lost, old)
     }
 
     /// The same services with other endpoints; none where that changes more than it says.
@@ -146,7 +147,7 @@ impl Router {
             Arc::clone(&self.routed),
             Arc::clone(&self.listeners),
             self.names.clone(),
-            self.conflicts.clone(),
+            self.lost.clone(),
             Some(self),
         ))
     }
@@ -157,7 +158,7 @@ impl Router {
         routed: Arc<Routed>,
         listeners: Arc<ResourceSet>,
         names: Option<Arc<ResourceSet>>,
-        conflicts: Vec<String>,
+        lost: Vec<Lost>,
         old: Option<&Self>,
     ) -> Self {
         let clusters = passed.iter().flat_map(|one| one.clusters().cloned());
@@ -172,7 +173,7 @@ impl Router {
             passed,
             positions,
             routed,
-            conflicts,
+            lost,
         }
     }
 }

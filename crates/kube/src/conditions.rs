@@ -1,6 +1,7 @@
 //! Status conditions that tell a user what became of an Istio object: refused, or stored and not enforced. Written only when
 //! they differ from what stands there, so that a write never leads to another.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isthmus_lifecycle::{Clock, TaskGroup};
@@ -15,6 +16,8 @@ use crate::client::Cluster;
 const RECONCILED: &str = "Reconciled";
 /// Condition type: parts of the object are stored and do nothing.
 const NOT_ENFORCED: &str = "NotEnforced";
+/// Condition type: parts of the object lose to an older one.
+const CONFLICTED: &str = "Conflicted";
 /// Longest message that is written.
 const MESSAGE: usize = 1024;
 
@@ -28,6 +31,9 @@ pub struct Finding {
     /// The complete list, those of others included.
     conditions: Vec<Value>,
 }
+
+/// Status, reason and message of a condition.
+type Said<'a> = (&'a str, &'a str, String);
 
 /// What an object's status says at present.
 pub(crate) struct Current {
@@ -58,8 +64,18 @@ impl Current {
     pub(crate) fn finding(self, problems: &[String], unenforced: &[String]) -> Option<Finding> {
         let refused = (!problems.is_empty()).then(|| ("False", "Invalid", joined(problems)));
         let idle = (!unenforced.is_empty()).then(|| ("True", "NotImplemented", joined(unenforced)));
-        let mut conditions = self.conditions.clone();
-        let changed = [set(&mut conditions, RECONCILED, refused), set(&mut conditions, NOT_ENFORCED, idle)];
+        self.with([(RECONCILED, refused), (NOT_ENFORCED, idle)])
+    }
+
+    /// What to write of what it loses to others, if anything.
+    fn conflicted(self, losses: &[String]) -> Option<Finding> {
+        let lost = (!losses.is_empty()).then(|| ("True", "OlderObject", joined(losses)));
+        self.with([(CONFLICTED, lost)])
+    }
+
+    fn with<const N: usize>(self, wanted: [(&str, Option<Said<'_>>); N]) -> Option<Finding> {
+        let mut conditions = self.conditions;
+        let changed = wanted.map(|(kind, wanted)| set(&mut conditions, kind, wanted));
         changed.contains(&true).then_some(Finding {
             kind: self.kind,
             namespace: self.namespace,
@@ -81,7 +97,7 @@ fn joined(messages: &[String]) -> String {
 }
 
 /// Sets or takes away one condition of ours; true when the list changed.
-fn set(conditions: &mut Vec<Value>, kind: &str, wanted: Option<(&str, &str, String)>) -> bool {
+fn set(conditions: &mut Vec<Value>, kind: &str, wanted: Option<Said<'_>>) -> bool {
     let position = conditions.iter().position(|condition| condition["type"] == kind);
     let Some((status, reason, message)) = wanted else {
         return position.map(|position| conditions.remove(position)).is_some();
@@ -115,7 +131,31 @@ pub fn writer(cluster: &Cluster, clock: Arc<dyn Clock>, tasks: &TaskGroup) -> mp
     send
 }
 
-async fn write(cluster: &Cluster, clock: &dyn Clock, finding: Finding) {
+/// Says in the status of every object of a kind what it loses to older ones, by namespace and name; of all others, that they lose
+/// nothing. False when some object changed meanwhile, so that it has to be said again.
+///
+/// # Errors
+/// When the objects cannot be read.
+pub async fn write_conflicts(
+    cluster: &Cluster,
+    clock: &dyn Clock,
+    kind: Kind,
+    losses: &BTreeMap<(String, String), Vec<String>>,
+) -> Result<bool, ApiError> {
+    let mut done = true;
+    for object in cluster.list_installed(kind, None, None).await? {
+        let Some(current) = Current::of(kind, &object) else { continue };
+        let place = (current.namespace.clone().unwrap_or_default(), current.name.clone());
+        let lost = losses.get(&place).map_or(&[][..], Vec::as_slice);
+        if let Some(finding) = current.conflicted(lost) {
+            done &= write(cluster, clock, finding).await;
+        }
+    }
+    Ok(done)
+}
+
+/// False when it has to be judged and written anew.
+async fn write(cluster: &Cluster, clock: &dyn Clock, finding: Finding) -> bool {
     let Finding { kind, namespace, name, resource_version, mut conditions } = finding;
     let now = crate::registration::rfc3339(clock.now());
     for condition in &mut conditions {
@@ -127,8 +167,12 @@ async fn write(cluster: &Cluster, clock: &dyn Clock, finding: Finding) {
     let patch =
         json!({"metadata": {"resourceVersion": resource_version}, "status": {"conditions": conditions}});
     match cluster.merge(kind, namespace.as_deref(), &name, Some("status"), patch).await {
-        Ok(_) | Err(ApiError::Conflict { .. } | ApiError::NotFound { .. }) => {}
-        Err(error) => tracing::warn!(%error, "status condition not written"),
+        Ok(_) | Err(ApiError::NotFound { .. }) => true,
+        Err(ApiError::Conflict { .. }) => false,
+        Err(error) => {
+            tracing::warn!(%error, "status condition not written");
+            !error.is_transient()
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 mod grpc;
 mod joining;
 mod kubernetes;
+mod mesh;
 mod on_demand;
 mod pilot_agent;
 mod plane;

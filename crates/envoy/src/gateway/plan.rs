@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use isthmus_model::{Hostname, Labels, Namespace, Selector, TargetPort};
 use isthmus_proto::resource::fnv1a;
@@ -37,9 +38,14 @@ pub(super) struct Port<'a> {
     pub(super) auto: Option<Hosts>,
     /// Servers that VirtualServices route.
     pub(super) routed: Vec<Routed<'a>>,
-    /// Hosts that have a server.
-    taken: BTreeSet<String>,
+    /// The Gateway object that had it first.
+    first: Owner<'a>,
+    /// Hosts that have a server, each with its Gateway object.
+    taken: BTreeMap<String, Owner<'a>>,
 }
+
+/// A Gateway object; none stands for no object.
+type Owner<'a> = Option<(&'a Namespace, &'a str)>;
 
 /// A server that VirtualServices route, with its Gateway object.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +60,44 @@ pub(super) struct Routed<'a> {
 pub(super) struct Plan<'a> {
     pub(super) ports: BTreeMap<Place, Port<'a>>,
     /// Servers that are not served, and why.
-    pub(super) conflicts: Vec<String>,
+    pub(super) lost: Vec<Lost>,
+}
+
+/// A server that is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// Namespace of its Gateway object.
+    pub(crate) namespace: Namespace,
+    /// Name of its Gateway object.
+    pub(crate) name: Arc<str>,
+    /// Whether an older server is the reason.
+    pub(crate) by_conflict: bool,
+    /// Port and reason.
+    pub(crate) message: String,
+}
+
+/// Why a server is not served.
+struct Why {
+    by_conflict: bool,
+    problem: String,
+}
+
+impl Why {
+    fn unserved(problem: impl Into<String>) -> Self {
+        Self { by_conflict: false, problem: problem.into() }
+    }
+
+    /// An object has already what a server of `own` asks for.
+    fn taken(what: &str, by: Owner<'_>, own: &Routed<'_>) -> Self {
+        let problem = match by {
+            Some((namespace, name)) if namespace == own.namespace && name == own.gateway => {
+                format!("an earlier server of this Gateway has {what}")
+            }
+            Some((namespace, name)) => format!("Gateway {namespace}/{name}, which is older, has {what}"),
+            None => format!("another server has {what}"),
+        };
+        Self { by_conflict: true, problem }
+    }
 }
 
 /// Which services AUTO_PASSTHROUGH lets pass: `NAMESPACE/HOST` patterns.
@@ -101,46 +144,59 @@ impl Hosts {
 impl<'a> Plan<'a> {
     /// The ports of a class. A gateway between networks that no Gateway object selects passes everything on.
     pub(super) fn of(snapshot: &'a Snapshot, class: &Class) -> Self {
+        Self::of_gateways(snapshot, &class.namespace, &class.labels)
+    }
+
+    /// The ports of gateways in a namespace with these labels.
+    pub(super) fn of_gateways(snapshot: &'a Snapshot, own: &Namespace, labels: &Labels) -> Self {
         let mut plan = Self::default();
         let objects = snapshot
             .config
             .iter()
             .flat_map(|(namespace, config)| config.gateways.iter().map(move |object| (namespace, object)));
-        let selects = |selector: &Labels| Selector(selector.clone()).matches(&class.labels);
+        let selects = |selector: &Labels| Selector(selector.clone()).matches(labels);
         let mut chosen: Vec<_> = objects.filter(|(_, object)| selects(&object.spec.selector)).collect();
         chosen.sort_by(|(_, a), (_, b)| a.meta.age_key().cmp(&b.meta.age_key()));
         for (namespace, object) in &chosen {
             for server in &object.spec.servers {
                 let routed = Routed { namespace, gateway: &object.meta.name, server };
-                let added = place(snapshot, class, server).and_then(|place| plan.add(place, routed));
+                let added = place(snapshot, own, labels, server).and_then(|place| plan.add(place, routed));
                 if let Err(why) = added {
-                    let number = server.port.number;
-                    plan.conflicts
-                        .push(format!("{namespace}/{}: server of port {number}: {why}", object.meta.name));
+                    plan.lost.push(Lost {
+                        namespace: (*namespace).clone(),
+                        name: Arc::clone(&object.meta.name),
+                        by_conflict: why.by_conflict,
+                        message: format!("server of port {}: {}", server.port.number, why.problem),
+                    });
                 }
             }
         }
-        if chosen.is_empty() && class.labels.get(EAST_WEST.0) == Some(EAST_WEST.1) {
-            plan.ports.entry(Place::any(DATA_PORT)).or_insert_with(|| Port::new(true)).auto =
-                Some(Hosts::all(&class.namespace));
+        if chosen.is_empty() && labels.get(EAST_WEST.0) == Some(EAST_WEST.1) {
+            plan.ports.entry(Place::any(DATA_PORT)).or_insert_with(|| Port::new(true, None)).auto =
+                Some(Hosts::all(own));
         }
         plan
     }
 
-    fn add(&mut self, place: Place, routed: Routed<'a>) -> Result<(), String> {
+    fn add(&mut self, place: Place, routed: Routed<'a>) -> Result<(), Why> {
         let server = routed.server;
         let protocol = server.port.protocol.to_ascii_uppercase();
         let tls = match (&server.tls, protocol.as_str()) {
             (Some(tls), _) if passes_on(tls.mode) => true,
             (None, "TCP" | "MONGO") => false,
             (Some(_), _) => {
-                return Err("TLS is not terminated here; AUTO_PASSTHROUGH and PASSTHROUGH are served".into());
+                let problem = "TLS is not terminated here; AUTO_PASSTHROUGH and PASSTHROUGH are served";
+                return Err(Why::unserved(problem));
             }
-            (None, other) => return Err(format!("protocol {other} is not served yet")),
+            (None, other) => return Err(Why::unserved(format!("protocol {other} is not served yet"))),
         };
-        let port = self.ports.entry(place).or_insert_with(|| Port::new(tls));
-        if port.tls != tls || (!tls && !port.routed.is_empty()) {
-            return Err("an older server has the port for another protocol".into());
+        let owner = Some((routed.namespace, routed.gateway));
+        let port = self.ports.entry(place).or_insert_with(|| Port::new(tls, owner));
+        if port.tls != tls {
+            return Err(Why::taken("the port for another protocol", port.first, &routed));
+        }
+        if !tls && !port.routed.is_empty() {
+            return Err(Why::taken("the port, which plain TCP cannot share", port.first, &routed));
         }
         if !tls {
             port.routed.push(routed);
@@ -158,25 +214,26 @@ impl<'a> Plan<'a> {
             server.hosts.iter().for_each(|host| known.add(host, routed.namespace));
             return Ok(());
         }
-        if let Some(host) = hosts.iter().find(|host| port.taken.contains(*host)) {
-            return Err(format!("an older server has the host {host}"));
+        if let Some((host, by)) = hosts.iter().find_map(|host| Some((host, *port.taken.get(host)?))) {
+            return Err(Why::taken(&format!("host {host} of it"), by, &routed));
         }
-        port.taken.extend(hosts);
+        port.taken.extend(hosts.into_iter().map(|host| (host, owner)));
         port.routed.push(routed);
         Ok(())
     }
 
-    /// Tells of conflicts that were not there before.
-    pub(super) fn tell(&self, before: &[String]) {
-        for conflict in self.conflicts.iter().filter(|conflict| !before.contains(conflict)) {
-            tracing::warn!(gateway = conflict, "server not served");
+    /// Tells of servers that were not lost before.
+    pub(super) fn tell(&self, before: &[Lost]) {
+        for lost in self.lost.iter().filter(|lost| !before.contains(lost)) {
+            let Lost { namespace, name, message, .. } = lost;
+            tracing::warn!(gateway = format!("{namespace}/{name}"), problem = message, "server not served");
         }
     }
 }
 
-impl Port<'_> {
-    fn new(tls: bool) -> Self {
-        Self { tls, auto: None, routed: Vec::new(), taken: BTreeSet::new() }
+impl<'a> Port<'a> {
+    fn new(tls: bool, first: Owner<'a>) -> Self {
+        Self { tls, auto: None, routed: Vec::new(), first, taken: BTreeMap::new() }
     }
 }
 
@@ -195,23 +252,26 @@ fn passes_on(mode: ServerTlsMode) -> bool {
     matches!(mode, ServerTlsMode::AutoPassthrough | ServerTlsMode::Passthrough)
 }
 
-fn place(snapshot: &Snapshot, class: &Class, server: &Server) -> Result<Place, String> {
+fn place(snapshot: &Snapshot, own: &Namespace, labels: &Labels, server: &Server) -> Result<Place, Why> {
     let bind = match server.bind.as_str() {
         "" => None,
-        text => Some(text.parse::<IpAddr>().map_err(|_| format!("bind {text:?} is no IP address"))?),
+        text => {
+            let wrong = |_| Why::unserved(format!("bind {text:?} is no IP address"));
+            Some(text.parse::<IpAddr>().map_err(wrong)?)
+        }
     };
-    let port = target_port(snapshot, class, server.port.number);
+    let port = target_port(snapshot, own, labels, server.port.number);
     Ok(Place { port, bind: bind.filter(|bind| !bind.is_unspecified()) })
 }
 
 /// Gateway objects name ports of the gateway's Service; the listener has that port's target.
-fn target_port(snapshot: &Snapshot, class: &Class, number: u16) -> u16 {
+fn target_port(snapshot: &Snapshot, own: &Namespace, labels: &Labels, number: u16) -> u16 {
     let services = snapshot.services.values();
     let target = services
-        .filter(|service| service.service.namespace == class.namespace)
+        .filter(|service| service.service.namespace == *own)
         .filter(|service| {
             let selector = service.service.selector.as_ref();
-            selector.is_some_and(|selector| selector.matches(&class.labels))
+            selector.is_some_and(|selector| selector.matches(labels))
         })
         .find_map(|service| match service.service.port(number)?.target {
             TargetPort::Number(target) => Some(target),

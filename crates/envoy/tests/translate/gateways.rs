@@ -8,6 +8,7 @@ use isthmus_envoy::Proxy;
 use isthmus_proto::discovery::ExportedNames;
 use isthmus_proto::resource::View;
 use isthmus_proto::type_url::{CLUSTER, ENDPOINTS, EXPORTED_NAMES, LISTENER};
+use isthmus_resources::Kind;
 use isthmus_sni::name_hash;
 use prost::Message;
 
@@ -296,4 +297,50 @@ fn a_gateway_knows_the_endpoints_of_what_its_clients_did_not_dial() {
     let name = "outbound|5432||db.a.svc.cluster.local";
     assert_eq!(resources.clusters[name].eds_cluster_config.as_ref().unwrap().service_name, name);
     assert_eq!(resources.hosts(name), ["0 10.1.0.50:5432 x1"]);
+}
+
+#[test]
+fn what_a_gateway_object_loses_to_an_older_one_is_known_without_any_proxy_and_forgotten_with_its_cause() {
+    let object = |name: &str, created: u8, selector: &str, servers: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {{name: {name}, namespace: a, creationTimestamp: '2026-01-0{created}T00:00:00Z'}}, spec: {{selector: {{{selector}}}, servers: [{servers}]}}}}"
+        )
+    };
+    let tls = |hosts: &str| {
+        format!(
+            "{{port: {{number: 8443, name: tls, protocol: TLS}}, tls: {{mode: PASSTHROUGH}}, hosts: [{hosts}]}}"
+        )
+    };
+    let tcp = "{port: {number: 8443, name: tcp, protocol: TCP}, hosts: ['*']}";
+    let mut world = World::new("east", &[]);
+    world.apply(&object("old", 1, "app: gw", &tls("a.example")));
+    world.apply(&object("same-host", 2, "app: gw", &tls("b.example, a.example")));
+    world.apply(&object("other-protocol", 3, "app: gw", tcp));
+    world.apply(&object("other-host", 4, "app: gw", &tls("c.example")));
+    world.apply(&object("elsewhere", 5, "app: other", tcp));
+    let lost = |world: &mut World| -> Vec<String> {
+        let all = isthmus_envoy::gateway_conflicts(&world.snapshot());
+        all.into_iter().map(|((_, name), messages)| format!("{name}: {}", messages.join("; "))).collect()
+    };
+    let by_selectors = [
+        "other-protocol: server of port 8443: Gateway a/old, which is older, has the port for another protocol",
+        "same-host: server of port 8443: Gateway a/old, which is older, has host */a.example of it",
+    ];
+    assert_eq!(lost(&mut world), by_selectors);
+    // A Pod that both selectors choose, with a Service that leads two ports to one.
+    world.apply("{apiVersion: v1, kind: Pod, metadata: {name: gw, namespace: a, labels: {app: gw, tier: edge}}, spec: {}, status: {phase: Running, podIP: 10.1.0.1}}");
+    world.apply("{apiVersion: v1, kind: Service, metadata: {name: gw, namespace: a}, spec: {clusterIP: 10.0.0.1, selector: {app: gw}, ports: [{name: a, port: 443, targetPort: 8443}]}}");
+    world.apply(&object("edge", 6, "tier: edge", &tcp.replace("8443", "443")));
+    let edge = "edge: server of port 443: Gateway a/old, which is older, has the port for another protocol";
+    assert_eq!(lost(&mut world), [&[edge], &by_selectors[..]].concat());
+    world.delete(Kind::Gateway, "a", "old");
+    world.delete(Kind::Gateway, "a", "edge");
+    assert_eq!(
+        lost(&mut world),
+        [
+            "other-protocol: server of port 8443: Gateway a/same-host, which is older, has the port for another protocol"
+        ]
+    );
+    world.delete(Kind::Gateway, "a", "other-protocol");
+    assert!(lost(&mut world).is_empty());
 }
