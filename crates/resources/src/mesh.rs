@@ -288,6 +288,17 @@ discoverySelectors: [{matchLabels: {mesh: a}}, {matchExpressions: [{key: env, op
     }
 
     #[test]
+    fn the_page_lists_what_is_honoured() {
+        let page = include_str!("../../../deploy/mesh-config.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let mut listed: Vec<&str> = rows.collect();
+        let mut honoured = [&HONOURED[..], &["networks"]].concat();
+        listed.sort_unstable();
+        honoured.sort_unstable();
+        assert_eq!(listed, honoured);
+    }
+
+    #[test]
     fn a_config_map_holds_one_and_a_bad_field_is_named() {
         let text = "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio}, data: {mesh: 'rootNamespace: mesh-system'}}";
         let (config, _) = MeshConfig::read(text).unwrap();
