@@ -19,7 +19,7 @@ impl Api {
     pub(crate) async fn connect(server: &ServerArgs) -> anyhow::Result<Self> {
         if server.all_contexts {
             bail!(
-                "--all-contexts is for status and link list; this command is about one cluster: --context NAME"
+                "--all-contexts is for status, analyze and link list; this command is about one cluster: --context NAME"
             );
         }
         Self::open(server, server.context.as_deref()).await

@@ -1,5 +1,6 @@
 //! What can be typed. The help of each command shows it in use.
 
+mod analyze;
 mod gw;
 mod preview;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use isthmus_model::{ClusterId, NamespacedName, NetworkId, TrustDomain};
 
+pub(crate) use analyze::{AnalyzeArgs, Form as AnalyzeForm, Suppression};
 pub(crate) use gw::{By, GwCommand, Order, TopArgs};
 pub(crate) use preview::{ClusterPath, Form, Part, PreviewArgs, Whose};
 
@@ -53,7 +55,7 @@ pub(crate) struct ServerArgs {
     /// Context in it: which cluster [default: its current context]
     #[arg(long, value_name = "NAME", global = true, help_heading = "API server")]
     pub(crate) context: Option<String>,
-    /// For status and link list: every context of the kubeconfig
+    /// For status, analyze and link list: every context of the kubeconfig
     #[arg(long, global = true, conflicts_with = "context", help_heading = "API server")]
     pub(crate) all_contexts: bool,
     /// Longest wait for an answer
@@ -105,6 +107,9 @@ Examples:
   isthmus validate -f policies/ -f services/
   kubectl get virtualservices -A -o yaml | isthmus validate -f -")]
     Validate(ValidateArgs),
+    /// Find what is wrong with a mesh's configuration: in a cluster, in files, or both
+    #[command(after_help = analyze::EXAMPLES)]
+    Analyze(Box<AnalyzeArgs>),
     /// Print the definitions of Istio's kinds and of Peer, for a Kubernetes cluster
     #[command(after_help = "\
 Examples:

@@ -3,6 +3,7 @@
 //! What a script wants goes to standard output; advice and warnings go to standard error. Exit codes: 0 done, 1 failed,
 //! 2 wrong usage.
 
+mod analyze;
 mod api;
 mod args;
 mod ca;
@@ -12,7 +13,9 @@ mod grant;
 mod gw;
 mod link;
 mod mesh;
+mod objects;
 mod output;
+mod positions;
 mod preview;
 mod proxy_config;
 mod status;
@@ -38,6 +41,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Command::Status(options) => status::run(&server, &options).await,
         Command::ProxyConfig(options) => proxy_config::run(&server, &options).await,
         Command::Validate(options) => validate::run(&options),
+        Command::Analyze(options) => analyze::run(&server, &options).await,
         Command::Crds => output::documents(&isthmus_resources::crds()),
         Command::Preview(options) => preview::run(&options),
         Command::Version(options) => output::version(options.output),

@@ -1,6 +1,6 @@
 //! Text for people, JSON and YAML for scripts.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -22,6 +22,32 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 pub(crate) fn advise(text: &str) {
     // Nobody to advise is no failure.
     let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// What is being done, on one line of standard error, when somebody looks at it. The line goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    seen: bool,
+}
+
+impl Progress {
+    /// Nothing is said yet.
+    pub(crate) fn new() -> Self {
+        Self { seen: io::stderr().is_terminal() }
+    }
+
+    /// Says it in place of what was said before.
+    pub(crate) fn say(&self, text: &str) {
+        if self.seen {
+            let _ = write!(io::stderr(), "\r\x1b[K{text}");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.say("");
+    }
 }
 
 /// A value for scripts.

@@ -1,13 +1,16 @@
 //! `isthmus validate`.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 
 use anyhow::bail;
-use isthmus_resources::{parse, validate as check, warnings};
+use isthmus_resources::{ParseError, parse, validate as check, warnings};
 use owo_colors::OwoColorize;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::args::{Format, ValidateArgs};
+use crate::positions::{Header, Positions};
 use crate::{files, output};
 
 /// One thing found.
@@ -15,6 +18,9 @@ use crate::{files, output};
 #[serde(rename_all = "camelCase")]
 struct Finding {
     file: String,
+    /// Of the field, or of what would hold it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
     object: String,
     severity: Severity,
     message: String,
@@ -64,26 +70,45 @@ fn display(files: &[PathBuf]) -> String {
 /// Adds what is wrong with the objects of a text; how many there are.
 fn inspect(file: &str, text: &str, findings: &mut Vec<Finding>) -> usize {
     let mut objects = 0;
-    let mut find = |object: String, severity, message: String| {
-        findings.push(Finding { file: file.to_string(), object, severity, message });
+    let positions = OnceCell::new();
+    let mut find = |raw: &Value, object: String, severity, field: &str, message: String| {
+        let text_of = |value: &'_ Value| value.as_str().unwrap_or_default().to_string();
+        let (kind, meta) = (text_of(&raw["kind"]), &raw["metadata"]);
+        let (namespace, name) = (text_of(&meta["namespace"]), text_of(&meta["name"]));
+        let header = Header { kind: &kind, namespace: &namespace, name: &name };
+        let positions = positions.get_or_init(|| Positions::of(text));
+        let line = if raw.is_null() { None } else { positions.line(header, field) };
+        findings.push(Finding { file: file.to_string(), line, object, severity, message });
     };
     for value in parse::values(text) {
         objects += 1;
-        let parsed = value.and_then(|value| {
-            let notes = warnings(&value);
-            parse(value).map(|object| (object, notes))
-        });
-        match parsed {
-            Err(error) => find(String::new(), Severity::Error, error.to_string()),
-            Ok((object, notes)) => {
-                let name = format!("{} {}", object.kind(), object.meta());
-                for problem in check(&object) {
-                    find(name.clone(), Severity::Error, problem.to_string());
-                }
-                for note in notes {
-                    find(name.clone(), Severity::Warning, note);
-                }
+        let raw = match value {
+            Ok(raw) => raw,
+            // Its text has the line.
+            Err(error) => {
+                find(&Value::Null, String::new(), Severity::Error, "", error.to_string());
+                continue;
             }
+        };
+        let object = match parse(raw.clone()) {
+            Ok(object) => object,
+            Err(error) => {
+                let field = match &error {
+                    ParseError::Field { field, .. } => field.clone(),
+                    _ => String::new(),
+                };
+                find(&raw, String::new(), Severity::Error, &field, error.to_string());
+                continue;
+            }
+        };
+        let name = format!("{} {}", object.kind(), object.meta());
+        for problem in check(&object) {
+            find(&raw, name.clone(), Severity::Error, &problem.field, problem.to_string());
+        }
+        for note in warnings(&raw) {
+            let field =
+                note.split([' ', '[']).next().filter(|word| word.starts_with("spec.")).unwrap_or_default();
+            find(&raw, name.clone(), Severity::Warning, field, note.clone());
         }
     }
     objects
@@ -99,5 +124,6 @@ fn line(finding: &Finding) -> String {
         "" => String::new(),
         some => format!("{some}: "),
     };
-    format!("{}: {severity}: {object}{}\n", finding.file, finding.message)
+    let line = finding.line.map(|line| format!(":{line}")).unwrap_or_default();
+    format!("{}{line}: {severity}: {object}{}\n", finding.file, finding.message)
 }

@@ -114,10 +114,13 @@ fn validate_names_file_object_and_field_and_fails() {
     assert_eq!(out(&fine), "1 objects valid, 0 warnings\n");
     let failed = isthmus(place.path(), &["validate", "-f", "."]);
     assert_eq!(failed.status.code(), Some(1));
-    assert!(out(&failed).contains("bad.yaml: error: ServiceEntry shop/x"), "{}", out(&failed));
+    assert!(out(&failed).contains("bad.yaml:9: error: ServiceEntry shop/x"), "{}", out(&failed));
     let json = isthmus(place.path(), &["validate", "-f", "bad.yaml", "-o", "json"]);
     let findings: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert!(findings[0]["severity"] == "error" && findings[0]["file"] == "bad.yaml", "{findings}");
+    assert!(
+        findings[0]["severity"] == "error" && findings[0]["file"] == "bad.yaml" && findings[0]["line"] == 9,
+        "{findings}"
+    );
     let empty = isthmus(place.path(), &["validate", "-f", "/dev/null"]);
     assert!(err(&empty).contains("no objects found"), "{}", err(&empty));
 }

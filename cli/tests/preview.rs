@@ -259,16 +259,16 @@ fn the_meshs_configuration_counts_and_what_is_not_honoured_is_named() {
     let output = preview(&flags);
     let err = said(&output);
     assert!(output.status.success(), "{err}");
-    assert!(
-        err.contains("warning: mesh.yaml: not honoured: defaultConfig.tracing\n"),
-        "{err}"
-    );
+    assert!(err.contains("warning: mesh.yaml: not honoured: defaultConfig.tracing\n"), "{err}");
     let all: Value = serde_json::from_slice(&output.stdout).unwrap();
     let text = all.to_string();
     assert!(text.contains("spiffe://shop.example/ns/shop/sa/cart"), "the trust domain");
     assert!(!text.contains("istio-eastwestgateway"), "namespaces that are not discovered");
     let outbound = named(&all["listeners"], "virtualOutbound").to_string();
-    assert!(outbound.contains("/dev/stdout") && outbound.contains("%UPSTREAM_CLUSTER_RAW%"), "the access log");
+    assert!(
+        outbound.contains("/dev/stdout") && outbound.contains("%UPSTREAM_CLUSTER_RAW%"),
+        "the access log"
+    );
     assert!(
         outbound.contains("BlackHoleCluster") && !outbound.contains("PassthroughCluster"),
         "REGISTRY_ONLY"
@@ -368,7 +368,7 @@ fn wrong_usage_and_what_is_not_there_are_told_apart() {
         (vec!["-f", "east", "--proxy", "shop/web-1", "--meta", "NETWORK=a b"], "node metadata NETWORK"),
         (
             vec!["-f", "east", "--cluster", "Kubernetes=west.yaml", "--proxy", "sidecar"],
-            "is the proxy's own cluster",
+            "is the files' own cluster",
         ),
         (vec!["-f", "east", "--mesh-networks", "west.yaml", "--proxy", "sidecar"], "west.yaml"),
     ] {

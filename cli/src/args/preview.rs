@@ -146,11 +146,11 @@ pub(crate) enum Form {
     Yaml,
 }
 
-fn cluster_name(text: &str) -> Result<ClusterId, String> {
+pub(super) fn cluster_name(text: &str) -> Result<ClusterId, String> {
     ClusterId::of_istio(text).map_err(|error| error.to_string())
 }
 
-fn cluster_path(text: &str) -> Result<ClusterPath, String> {
+pub(super) fn cluster_path(text: &str) -> Result<ClusterPath, String> {
     match text.split_once('=') {
         Some((name, path)) if !path.is_empty() => {
             Ok(ClusterPath { cluster: cluster_name(name)?, path: path.into() })

@@ -14,7 +14,6 @@ use isthmus_resources::mesh::MeshConfig;
 use isthmus_resources::{Change, Kind, Object, parse};
 
 use super::Remarks;
-use super::objects::Read;
 
 /// What a cluster's remote secret would give: no configuration.
 const OF_OTHERS: [Kind; 5] = [Kind::Namespace, Kind::Node, Kind::Service, Kind::Pod, Kind::EndpointSlice];
@@ -23,26 +22,35 @@ const CLUSTER_IPS: (u32, u32) = (u32::from_be_bytes([10, 96, 0, 2]), u32::from_b
 
 /// A cluster.
 #[derive(Debug)]
-pub(super) struct Source {
-    pub(super) cluster: ClusterId,
-    pub(super) objects: Vec<Object>,
+pub(crate) struct Source {
+    pub(crate) cluster: ClusterId,
+    pub(crate) objects: Vec<Object>,
 }
 
 impl Source {
     /// The cluster of the proxy: its configuration is the mesh's.
-    pub(super) fn own(cluster: ClusterId, read: Read, config: &MeshConfig, remarks: &mut Remarks) -> Self {
-        Self::of(cluster, read, config, remarks)
+    pub(crate) fn own(
+        cluster: ClusterId,
+        objects: Vec<Object>,
+        config: &MeshConfig,
+        remarks: &mut Remarks,
+    ) -> Self {
+        Self::of(cluster, objects, config, remarks)
     }
 
     /// Another cluster.
-    pub(super) fn other(cluster: ClusterId, read: Read, config: &MeshConfig, remarks: &mut Remarks) -> Self {
-        let mut all = Self::of(cluster, read, config, remarks);
+    pub(crate) fn other(
+        cluster: ClusterId,
+        objects: Vec<Object>,
+        config: &MeshConfig,
+        remarks: &mut Remarks,
+    ) -> Self {
+        let mut all = Self::of(cluster, objects, config, remarks);
         all.objects.retain(|object| OF_OTHERS.contains(&object.kind()));
         all
     }
 
-    fn of(cluster: ClusterId, read: Read, config: &MeshConfig, remarks: &mut Remarks) -> Self {
-        let mut objects: Vec<Object> = read.objects.into_values().map(|item| item.object).collect();
+    fn of(cluster: ClusterId, mut objects: Vec<Object>, config: &MeshConfig, remarks: &mut Remarks) -> Self {
         discover(&mut objects, config);
         give_cluster_ips(&cluster, &mut objects, remarks);
         give_addresses(&mut objects);

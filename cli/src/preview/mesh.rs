@@ -13,7 +13,8 @@ use isthmus_resources::{Change, Event, Kind, Object};
 use super::Remarks;
 use super::cluster::Source;
 
-const DOMAIN: &str = "cluster.local";
+/// The clusters' domain.
+pub(crate) const DOMAIN: &str = "cluster.local";
 
 fn system_namespace() -> Namespace {
     Namespace::new("istio-system").expect("a constant that is a namespace")
@@ -24,7 +25,7 @@ fn trust_domain() -> TrustDomain {
 }
 
 /// What translation is told once; what the mesh's configuration says comes with the snapshot.
-pub(super) fn settings(cluster: &ClusterId) -> MeshSettings {
+pub(crate) fn settings(cluster: &ClusterId) -> MeshSettings {
     MeshSettings {
         trust_domain: trust_domain(),
         trust_domain_aliases: Vec::new(),
@@ -39,7 +40,7 @@ pub(super) fn settings(cluster: &ClusterId) -> MeshSettings {
 }
 
 /// The state of the mesh once all of this was read.
-pub(super) fn snapshot(sources: Vec<Source>, config: &MeshConfig, networks: Networks) -> Arc<Snapshot> {
+pub(crate) fn snapshot(sources: Vec<Source>, config: &MeshConfig, networks: Networks) -> Arc<Snapshot> {
     let own = sources.first().map_or_else(ClusterId::unnamed, |source| source.cluster.clone());
     let mut registry = Registry::new(Settings {
         cluster: own,
@@ -65,7 +66,7 @@ pub(super) fn snapshot(sources: Vec<Source>, config: &MeshConfig, networks: Netw
 }
 
 /// What a running control plane would find out and files cannot say.
-pub(super) fn remark(snapshot: &Snapshot, remarks: &mut Remarks) {
+pub(crate) fn remark(snapshot: &Snapshot, remarks: &mut Remarks) {
     for gateway in snapshot.gateways.all.iter().filter(|gateway| gateway.address.parse::<IpAddr>().is_err()) {
         remarks.warn(&format!(
             "gateway {}:{} of network {}: names are not looked up here, so nothing is sent through it",

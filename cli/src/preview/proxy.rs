@@ -16,8 +16,8 @@ use isthmus_resources::mesh::MeshConfig;
 use isthmus_resources::{Kind, Object};
 use serde_json::Value;
 
-use super::objects::Item;
 use crate::args::{PreviewArgs, Whose};
+use crate::objects::Item;
 
 const LOCALITY_LABEL: &str = "topology.istio.io/locality";
 const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";

@@ -234,7 +234,8 @@ impl Rules {
 }
 
 /// A host as a namespace's configuration means it: a name without dots is a Service of that namespace.
-pub(crate) fn full_host(text: &str, namespace: &Namespace, domain: &str) -> Option<Hostname> {
+#[must_use]
+pub fn full_host(text: &str, namespace: &Namespace, domain: &str) -> Option<Hostname> {
     let plain = !text.contains('.') && !text.contains('*');
     let full = if plain { format!("{text}.{namespace}.svc.{domain}") } else { text.to_string() };
     Hostname::new(full).ok()

@@ -28,6 +28,7 @@ mod view;
 mod wire;
 
 pub use access_log::AccessLog;
+pub use destination::full_host;
 pub use gateway::conflicts::{Conflicts, gateway_conflicts};
 pub use settings::{ControlPlane, Defaults, MeshSettings, OutboundPolicy, Proxy, ProxyKind};
 pub use view::Translator;

@@ -250,7 +250,7 @@ pub fn documents(text: &str) -> Vec<(usize, Result<Value, ParseError>)> {
     }
     let mut found = Vec::new();
     let mut document = 0;
-    for part in parts(text) {
+    for (before, part) in parts(text) {
         let mut any = false;
         for read in serde_yaml::Deserializer::from_str(part) {
             if !any {
@@ -260,7 +260,7 @@ pub fn documents(text: &str) -> Vec<(usize, Result<Value, ParseError>)> {
             match Value::deserialize(read) {
                 Ok(value) => found.extend(items(value).into_iter().map(|item| (document, Ok(item)))),
                 Err(error) => {
-                    let problem = error.to_string();
+                    let problem = at_lines_of_the_text(part, before, error);
                     found.push((document, Err(ParseError::Yaml { document, problem })));
                     // The reader cannot find its place again after a syntax error: the next part begins the next document.
                     break;
@@ -271,22 +271,34 @@ pub fn documents(text: &str) -> Vec<(usize, Result<Value, ParseError>)> {
     found
 }
 
-/// A text cut before each line that begins a document, so that one which cannot be read does not hide the next.
-fn parts(text: &str) -> Vec<&str> {
-    let mut cuts = vec![0];
+/// The reader's message, whose lines are those of the whole text.
+fn at_lines_of_the_text(part: &str, before: usize, error: serde_yaml::Error) -> String {
+    if before == 0 || error.location().is_none() {
+        return error.to_string();
+    }
+    let again = format!("{}{part}", "\n".repeat(before));
+    let mut documents = serde_yaml::Deserializer::from_str(&again).map(Value::deserialize);
+    let same = documents.find_map(Result::err);
+    same.unwrap_or(error).to_string()
+}
+
+/// A text cut before each line that begins a document, so that one which cannot be read does not hide the next: each part with the
+/// number of lines before it.
+pub fn parts(text: &str) -> Vec<(usize, &str)> {
+    let mut cuts = vec![(0, 0)];
     let mut at = 0;
-    for line in text.split_inclusive('\n') {
+    for (before, line) in text.split_inclusive('\n').enumerate() {
         let marker = line
             .strip_prefix("---")
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
         if marker && at != 0 {
-            cuts.push(at);
+            cuts.push((before, at));
         }
         at += line.len();
     }
-    cuts.push(text.len());
-    let all = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]);
-    all.filter(|part| !part.trim().is_empty()).collect()
+    let ends = cuts.iter().skip(1).map(|(_, at)| *at).chain([text.len()]);
+    let all = cuts.iter().zip(ends).map(|((before, from), to)| (*before, &text[*from..to]));
+    all.filter(|(_, part)| !part.trim().is_empty()).collect()
 }
 
 /// What a document holds: nothing, one object, or the items of a list.

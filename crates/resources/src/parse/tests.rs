@@ -135,3 +135,12 @@ fn a_document_that_cannot_be_read_does_not_hide_the_next_and_has_its_position() 
         documents(json).into_iter().map(|(at, value)| (at, value.unwrap()["kind"].take())).collect();
     assert_eq!(kinds, [(1, "A".into()), (2, "B".into())]);
 }
+
+#[test]
+fn a_syntax_error_is_on_its_line_of_the_whole_text() {
+    let text = "kind: A\n---\nkind: B\n c: : d\n---\nkind: C\n";
+    let found = documents(text);
+    assert_eq!(found.len(), 3);
+    let Err(ParseError::Yaml { document: 2, problem }) = &found[1].1 else { panic!("{found:?}") };
+    assert!(problem.contains("line 4"), "{problem}");
+}
