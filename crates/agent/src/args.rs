@@ -94,7 +94,7 @@ pub enum HostError {
     )]
     Mark(std::io::Error),
     /// A token's file.
-    #[error("{}: {source}", path.display())]
+    #[error("--token-file {}: cannot be read; `isthmus host token --service-account NAMESPACE/NAME --out FILE` writes one", path.display())]
     TokenFile {
         /// Which.
         path: PathBuf,
@@ -102,7 +102,7 @@ pub enum HostError {
         source: std::io::Error,
     },
     /// A token's text.
-    #[error("{}: {source}", path.display())]
+    #[error("--token-file {}", path.display())]
     Token {
         /// Which.
         path: PathBuf,

@@ -35,7 +35,7 @@ pub enum EnrollError {
     #[error(transparent)]
     ServerName(#[from] InvalidServerName),
     /// Nothing on disk and no token.
-    #[error("{}: this machine has not joined yet: {hint}", path.display())]
+    #[error("{}: no certificate is kept here, this machine has not joined yet: {hint}", path.display())]
     NotJoined {
         /// Data directory.
         path: PathBuf,
@@ -140,7 +140,7 @@ fn remembered(
     let path = || enrollment.data_dir.clone();
     let with_token = enrollment.token.is_some();
     let Some(mut membership) = Membership::load(data)? else {
-        let hint = "use `isthmus-vm-agent join TOKEN`, or --token-file with a token of `isthmus host token`";
+        let hint = "`isthmus-vm-agent join TOKEN` makes it a member; a sidecar or gateway needs --token-file, with a token of `isthmus host token`";
         return if with_token { Ok(None) } else { Err(EnrollError::NotJoined { path: path(), hint }) };
     };
     let material = match Material::load(&data.identity()) {

@@ -185,7 +185,12 @@ async fn read(file: Option<&Path>, shown: &str) -> Result<Kubeconfig, ConnectErr
     })
     .await
     .map_err(|error| bad(error.to_string()))?
-    .map_err(|error| bad(chain(&error)))
+    .map_err(|error| match &error {
+        kube::config::KubeconfigError::ReadConfig(cause, path) => {
+            bad(format!("cannot read {}: {cause}", path.display()))
+        }
+        other => bad(chain(other)),
+    })
 }
 
 /// An error with its causes in one line, each said once.

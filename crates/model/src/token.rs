@@ -19,7 +19,7 @@ const LINK: &str = "isthmus-link.v1.";
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidToken {
     /// Another kind of text.
-    #[error("this is not a {expected} token: it should start with {prefix:?}; make one with `{command}`")]
+    #[error("this is not a {expected} token: it should start with {prefix:?}; make one with {command}")]
     Prefix {
         /// `join` or `link`.
         expected: &'static str,
@@ -109,7 +109,7 @@ impl FromStr for JoinToken {
     type Err = InvalidToken;
 
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
-        read(text, JOIN, "join", "isthmus vm token or isthmus host token")
+        read(text, JOIN, "join", "`isthmus vm token` or `isthmus host token`")
     }
 }
 
@@ -123,7 +123,7 @@ impl FromStr for LinkToken {
     type Err = InvalidToken;
 
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
-        read(text, LINK, "link", "isthmus link create")
+        read(text, LINK, "link", "`isthmus link create`")
     }
 }
 
