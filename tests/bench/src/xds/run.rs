@@ -138,7 +138,7 @@ impl Plane {
             format!("--grpc-address={grpc}"),
             format!("--monitoring-address={monitoring}"),
         ]);
-        let mut running = Running::start(&self.program, "primary", &arguments, &self.folder)?;
+        let mut running = Running::start(&self.program, "isthmus-primary", &arguments, &self.folder)?;
         running.until(Duration::from_secs(180), async || ready(monitoring).await).await?;
         Ok((running, grpc))
     }
