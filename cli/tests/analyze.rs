@@ -184,7 +184,7 @@ fn rules_and_routes_in_one_anothers_way_are_told() {
 }
 
 #[test]
-fn tls_that_the_servers_refuse_is_an_error() {
+fn tls_that_the_servers_refuse_is_told() {
     let strict = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: d, namespace: shop}\nspec: {mtls: {mode: STRICT}}\n";
     let plain = rule("host: ratings\ntrafficPolicy:\n  tls: {mode: DISABLE}");
     assert!(found(&plain).is_empty());
@@ -249,6 +249,19 @@ fn files_that_do_not_hold_the_services_are_not_judged_by_them() {
         "{}",
         said(&output)
     );
+}
+
+#[test]
+fn what_may_be_meant_is_no_finding() {
+    let delegating = service(
+        "hosts: [y.example]\nhttp:\n- delegate: {name: reviews}\n- route: [{destination: {host: reviews}}]",
+    );
+    let codes = |text: &str| -> Vec<String> { found(text).into_iter().map(|(code, ..)| code).collect() };
+    assert!(!codes(&delegating).contains(&"IST0130".to_string()), "a delegate has matches of its own");
+    let policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\n\
+                  spec: {rules: [{from: [{source: {namespaces: [istio-system]}}]}]}\n---\n\
+                  apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+    assert_eq!(codes(policy), ["ISM0003"], "files rarely have every namespace");
 }
 
 #[test]

@@ -68,7 +68,7 @@ codes! {
     NOT_CHECKED = "ISM0003" Info "references into what the files do not hold";
     RULES_CONFLICT = "ISM0004" Warning "DestinationRules of one host; what the younger says twice is lost";
     NETWORK_WITHOUT_GATEWAY = "ISM0005" Warning "workloads that other networks cannot reach";
-    TLS_CONFLICT = "ISM0006" Error "a DestinationRule whose TLS mode the PeerAuthentication of its workloads refuses";
+    TLS_CONFLICT = "ISM0006" Warning "a DestinationRule whose TLS mode the PeerAuthentication of its workloads refuses";
     NO_WORKLOADS = "ISM0007" Info "a Service that selects no workload";
     GATEWAY_UNREACHABLE = "ISM0008" Warning "a network's gateway Service without an external address or without its port";
     UNKNOWN_EXPORT = "ISM0009" Warning "exportTo names a namespace that is not there";

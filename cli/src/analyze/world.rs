@@ -212,11 +212,11 @@ impl World {
                     .any(|workload| namespace.is_none_or(|name| workload.namespace == name)))
     }
 
-    /// Whether a namespace is there; none when nobody can know.
+    /// Whether a namespace is there; none when nobody can know, as files and one cluster of several do not have all.
     pub(super) fn has_namespace(&self, name: &str) -> Option<bool> {
         let there = self.namespaces.contains(name)
             || self.items.iter().any(|item| item.object.meta().namespace_str() == name);
-        match there || self.live || !self.namespaces.is_empty() {
+        match there || self.live && self.peers.is_empty() {
             true => Some(there),
             false => None,
         }

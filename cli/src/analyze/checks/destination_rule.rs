@@ -153,15 +153,19 @@ fn modes(
             .collect(),
         _ => Vec::new(),
     };
-    let of_all = policies.modes(&isthmus_model::Labels::default());
+    // Where no workload is known, it has at least the labels of the selector.
+    let least = service.service.selector.as_ref().map(|selector| selector.0.clone()).unwrap_or_default();
+    let of_all = policies.modes(&least);
     for (field, port, tls) in settings(&rule.spec) {
         let targets = service.service.ports.iter().filter(|one| port.is_none_or(|port| one.number == port));
-        let targets: Vec<u16> = targets
+        // What a port's name stands for is the Pods' to say, and PeerAuthentication knows numbers alone.
+        let targets: Option<Vec<u16>> = targets
             .map(|one| match one.target {
-                TargetPort::Number(number) => number,
-                TargetPort::Name(_) => 0,
+                TargetPort::Number(number) => Some(number),
+                TargetPort::Name(_) => None,
             })
             .collect();
+        let Some(targets) = targets.filter(|targets| !targets.is_empty()) else { continue };
         let everywhere = |wanted: Mode| {
             let of = |modes: isthmus_registry::peer_auth::Modes| {
                 targets.iter().all(|port| modes.at(*port) == wanted)
@@ -180,7 +184,7 @@ fn modes(
             _ => continue,
         };
         let message = format!(
-            "it makes clients send {sent}, and PeerAuthentication is {refused} for the workloads of {}: every connection fails",
+            "it makes clients send {sent}, and PeerAuthentication is {refused} for the workloads of {}: connections to those with a sidecar fail",
             service.service.host
         );
         let advice = "remove tls (mutual TLS is found out by itself), or change the PeerAuthentication";

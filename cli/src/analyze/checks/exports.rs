@@ -2,6 +2,7 @@
 
 use isthmus_resources::Object;
 
+use super::security::namespace_known;
 use crate::analyze::code;
 use crate::analyze::report::Report;
 use crate::analyze::world::World;
@@ -15,7 +16,7 @@ pub(super) fn check(world: &World, report: &mut Report) {
             _ => continue,
         };
         for (at, to) in list.iter().enumerate().filter(|(_, to)| !matches!(to.as_str(), "*" | "." | "~")) {
-            if world.has_namespace(to) == Some(false) {
+            if !namespace_known(world, report, to) {
                 let message = format!("namespace {to:?} is not found");
                 report.add(
                     &code::UNKNOWN_EXPORT,

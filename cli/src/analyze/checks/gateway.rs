@@ -131,7 +131,15 @@ fn clash(one: &Server, two: &Server) -> Option<String> {
     {
         return None;
     }
-    if !one.port.protocol.eq_ignore_ascii_case(&two.port.protocol) {
+    let differ = !one.port.protocol.eq_ignore_ascii_case(&two.port.protocol);
+    // Servers of TLS are told apart by name, those of HTTP by host, whatever they call themselves.
+    let http = |server: &Server| {
+        ["HTTP", "HTTP2", "GRPC", "GRPC-WEB"]
+            .iter()
+            .any(|name| server.port.protocol.eq_ignore_ascii_case(name))
+    };
+    let alike = one.tls.is_some() && two.tls.is_some() || http(one) && http(two);
+    if differ && !alike {
         return Some(format!("with protocol {}", two.port.protocol));
     }
     let auto =
@@ -140,7 +148,10 @@ fn clash(one: &Server, two: &Server) -> Option<String> {
         return None;
     }
     let plain = |text: &String| text.strip_prefix("*/").unwrap_or(text).to_string();
-    let same =
-        one.hosts.iter().map(plain).find(|host| two.hosts.iter().any(|other| plain(other) == *host))?;
+    let same = one
+        .hosts
+        .iter()
+        .map(plain)
+        .find(|host| !host.starts_with("./") && two.hosts.iter().any(|other| plain(other) == *host))?;
     Some(format!("with host {same}"))
 }

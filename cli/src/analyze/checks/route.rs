@@ -16,6 +16,8 @@ pub(super) struct Leads {
 pub(super) struct Rule {
     pub(super) field: String,
     pub(super) matches: Vec<Value>,
+    /// Whether another VirtualService says where it leads.
+    pub(super) delegates: bool,
 }
 
 /// All destinations: of routes and of mirrors.
@@ -55,6 +57,7 @@ pub(super) fn rules(item: &Item) -> Vec<Vec<Rule>> {
         let rules = rules.map(|(at, rule)| Rule {
             field: format!("spec.{protocol}[{at}]"),
             matches: list(&rule["match"]).map(named_nothing).collect(),
+            delegates: rule["delegate"].is_object(),
         });
         rules.collect()
     };

@@ -14,7 +14,7 @@ pub(super) fn check(world: &World, report: &mut Report) {
                     [("namespaces", &one.source.namespaces), ("notNamespaces", &one.source.not_namespaces)];
                 for (member, names) in lists {
                     for (which, name) in names.iter().enumerate().filter(|(_, name)| !name.contains('*')) {
-                        if world.has_namespace(name) == Some(false) {
+                        if !namespace_known(world, report, name) {
                             let field = format!("spec.rules[{at}].from[{from}].source.{member}[{which}]");
                             let message = format!("namespace {name:?} is not found");
                             report.add(
@@ -33,6 +33,14 @@ pub(super) fn check(world: &World, report: &mut Report) {
     accounts(world, report);
 }
 
+/// Whether a namespace is there, or may be.
+pub(super) fn namespace_known(world: &World, report: &mut Report, name: &str) -> bool {
+    world.has_namespace(name).unwrap_or_else(|| {
+        report.unchecked("namespaces of which nothing was read");
+        true
+    })
+}
+
 /// A machine joins as its group's service account.
 fn accounts(world: &World, report: &mut Report) {
     for (item, group) in each!(world.items, WorkloadGroup) {
@@ -43,8 +51,9 @@ fn accounts(world: &World, report: &mut Report) {
                 item.object.kind() == Kind::ServiceAccount && item.object.meta().namespace_str() == namespace
             })
         };
-        let known = world.live || of_namespace().next().is_some();
         let named = if account.is_empty() { "default" } else { account };
+        // Kubernetes makes the default one, so that files do not have it.
+        let known = world.live || named != "default" && of_namespace().next().is_some();
         if known && !of_namespace().any(|item| *item.object.meta().name == *named) {
             let message = format!("ServiceAccount {namespace}/{named} is not found: no machine can join");
             let advice = format!("kubectl create serviceaccount {named} -n {namespace}");

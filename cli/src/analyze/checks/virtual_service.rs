@@ -195,6 +195,8 @@ fn delegates(world: &World, report: &mut Report, item: &Item, service: &Resource
 /// Rules that come after one which takes everything, and matches that come twice.
 fn order(report: &mut Report, item: &Item) {
     for rules in rules(item) {
+        // Where others take over, their matches count too.
+        let rules: Vec<_> = rules.into_iter().filter(|rule| !rule.delegates).collect();
         let mut everything: Option<&str> = None;
         let mut seen: Vec<(&serde_json::Value, &str)> = Vec::new();
         for rule in &rules {
