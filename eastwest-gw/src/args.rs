@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ipnet::IpNet;
-use isthmus_agent::args::duration;
+use isthmus_agent::args::{duration, label};
 use isthmus_model::{NamespacedName, NetworkId};
 use isthmus_process::WorkerArgs;
 use isthmus_process::telemetry::LogArgs;
@@ -138,12 +138,6 @@ fn source_network(text: &str) -> Result<(IpNet, NetworkId), String> {
         text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form NETWORK=CIDR"))?;
     let range = range.parse().map_err(|error| format!("{range:?}: {error}; write it like 10.1.0.0/16"))?;
     Ok((range, NetworkId::new(network).map_err(|error| error.to_string())?))
-}
-
-fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
-    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
-    pair.map(|(key, value)| (key.into(), value.into()))
-        .ok_or_else(|| format!("{text:?} is not of the form KEY=VALUE"))
 }
 
 #[cfg(test)]

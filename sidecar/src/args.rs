@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use isthmus_agent::args::{AgentArgs, duration};
+use isthmus_agent::args::{AgentArgs, duration, label, pair};
 use isthmus_agent::child::BecomeArgs;
 use isthmus_agent::health::Schedule;
 use isthmus_agent::health::spec::What;
@@ -120,16 +120,6 @@ impl RunArgs {
         let name = self.name.clone().unwrap_or_else(|| format!("{workload}-{hostname}"));
         (name, workload)
     }
-}
-
-fn pair(text: &str) -> Result<(&str, &str), String> {
-    text.split_once('=')
-        .filter(|(key, _)| !key.is_empty())
-        .ok_or_else(|| format!("{text:?} is not of the form KEY=VALUE"))
-}
-
-fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
-    pair(text).map(|(key, value)| (key.into(), value.into()))
 }
 
 fn port(text: &str) -> Result<(Arc<str>, u16), String> {

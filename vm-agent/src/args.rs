@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use isthmus_agent::args::AgentArgs;
+use isthmus_agent::args::{AgentArgs, label};
 use isthmus_agent::child::BecomeArgs;
 use isthmus_process::WorkerArgs;
 use isthmus_process::telemetry::LogArgs;
@@ -110,12 +110,6 @@ impl Args {
             }
         }
     }
-}
-
-fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
-    let wrong = || format!("{text:?} is not of the form KEY=VALUE");
-    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(wrong)?;
-    Ok((key.into(), value.into()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Flags that sidecar and VM agent share, and what becomes of them.
+//! Flags that sidecar and VM agent share, what becomes of them, and how values are read that the gateway has too.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -74,6 +74,24 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration =
         text.parse().map_err(|_| format!("{text:?} is no duration such as 500ms, 1s or 24h"))?;
     Duration::try_from(parsed).map_err(|_| format!("{text:?} is negative"))
+}
+
+/// `KEY=VALUE`, in two.
+///
+/// # Errors
+/// When there is no `=`, or nothing before it.
+pub fn pair(text: &str) -> Result<(&str, &str), String> {
+    text.split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .ok_or_else(|| format!("{text:?} is not of the form KEY=VALUE"))
+}
+
+/// A label, `KEY=VALUE`.
+///
+/// # Errors
+/// As [`pair`].
+pub fn label(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
+    pair(text).map(|(key, value)| (key.into(), value.into()))
 }
 
 /// Why this host cannot be an agent's.
