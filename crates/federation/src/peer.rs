@@ -25,15 +25,15 @@ pub struct Me {
     pub network: NetworkId,
 }
 
+fn owner(mesh_id: &str, cluster: &ClusterId, revision: &str) -> Owner {
+    Owner { mesh_id: mesh_id.to_string(), cluster: cluster.to_string(), revision: revision.to_string() }
+}
+
 impl Me {
     /// The owner of our records.
     #[must_use]
     pub fn owner(&self) -> Owner {
-        Owner {
-            mesh_id: self.mesh_id.to_string(),
-            cluster: self.cluster.to_string(),
-            revision: self.revision.to_string(),
-        }
+        owner(&self.mesh_id, &self.cluster, &self.revision)
     }
 }
 
@@ -75,11 +75,7 @@ impl PeerConfig {
     /// The owner of its records.
     #[must_use]
     pub fn owner(&self) -> Owner {
-        Owner {
-            mesh_id: self.mesh_id.to_string(),
-            cluster: self.cluster.to_string(),
-            revision: self.revision.to_string(),
-        }
+        owner(&self.mesh_id, &self.cluster, &self.revision)
     }
 }
 
