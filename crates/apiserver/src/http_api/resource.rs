@@ -120,13 +120,8 @@ impl Call {
             }
             Ok(sent.clone())
         };
-        let mut write = self.write(Operation::Update)?;
-        let written = self
-            .handler
-            .api
-            .modify(&self.kind, &self.target.namespace, &name, part, &mut write, &mut compute)
-            .await?;
-        Ok(self.written(&written, &write, form))
+        let write = self.write(Operation::Update)?;
+        self.modify(part, write, form, &mut compute).await
     }
 
     async fn patch(&self, part: Part, body: Body, form: Form) -> Result<Response, ApiError> {
@@ -154,13 +149,8 @@ impl Call {
             Some(current) => patch.apply(&kind, current),
             None => Err(ApiError::not_found(&kind, &name)),
         };
-        let mut write = self.write(Operation::Update)?;
-        let written = self
-            .handler
-            .api
-            .modify(&self.kind, &self.target.namespace, &name, part, &mut write, &mut compute)
-            .await?;
-        Ok(self.written(&written, &write, form))
+        let write = self.write(Operation::Update)?;
+        self.modify(part, write, form, &mut compute).await
     }
 
     async fn apply(&self, part: Part, sent: &Value, form: Form) -> Result<Response, ApiError> {
@@ -178,7 +168,7 @@ impl Call {
         if let (Part::Main, true, Some(fields)) = (part, self.kind.status, config.as_object_mut()) {
             fields.remove("status");
         }
-        let mut write = self.write(Operation::Apply)?;
+        let write = self.write(Operation::Apply)?;
         let (kind, name) = (Arc::clone(&self.kind), self.target.name.clone());
         let (force, manager, now) = (self.query.flag("force"), write.manager.clone(), self.handler.api.now());
         let namespace = self.target.namespace.clone();
@@ -206,11 +196,19 @@ impl Call {
             }
             apply::apply(current, &config, &kind.schema, &manager, force, &now)
         };
-        let written = self
-            .handler
-            .api
-            .modify(&self.kind, &self.target.namespace, &self.target.name, part, &mut write, &mut compute)
-            .await?;
+        self.modify(part, write, form, &mut compute).await
+    }
+
+    /// Writes what `compute` makes of the object, or of nothing where there is none; it is asked again when somebody else was faster.
+    async fn modify(
+        &self,
+        part: Part,
+        mut write: Write,
+        form: Form,
+        compute: &mut (dyn FnMut(Option<&Value>) -> Result<Value, ApiError> + Send),
+    ) -> Result<Response, ApiError> {
+        let Target { namespace, name, .. } = &self.target;
+        let written = self.handler.api.modify(&self.kind, namespace, name, part, &mut write, compute).await?;
         Ok(self.written(&written, &write, form))
     }
 
