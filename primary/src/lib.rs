@@ -12,6 +12,7 @@ pub mod files;
 pub mod gateways;
 pub mod link;
 pub mod listener;
+pub mod memory;
 pub mod mesh;
 pub mod nodes;
 pub mod pipeline;

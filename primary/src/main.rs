@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use isthmus_primary::config::Config;
+use isthmus_primary::memory::Sparse;
+
+#[global_allocator]
+static ALLOCATOR: Sparse = Sparse;
 
 fn main() -> ExitCode {
     // Many small things of long life, and memory that is to shrink again: with pages of 2 MiB the kernel keeps a fifth more of it
