@@ -493,9 +493,6 @@ fn broken(error: Error) -> io::Error {
 
 impl std::fmt::Debug for Keeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Client(_) => "Client",
-            Self::Server(_) => "Server",
-        })
+        f.write_str(if matches!(self, Self::Client(_)) { "Client" } else { "Server" })
     }
 }
