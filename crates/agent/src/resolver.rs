@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,6 @@ use futures::future::BoxFuture;
 use isthmus_capture::Resolvers;
 use isthmus_lifecycle::Signal;
 use isthmus_proxy::{OriginalDestination, Resolve};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 /// Where a captured connection was going.
@@ -18,8 +18,8 @@ use tokio::sync::watch;
 pub struct Captured;
 
 impl OriginalDestination for Captured {
-    fn of(&self, connection: &TcpStream) -> io::Result<SocketAddr> {
-        isthmus_capture::original_destination(connection)
+    fn of(&self, connection: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+        isthmus_capture::original_destination(&connection)
     }
 }
 

@@ -8,9 +8,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use isthmus_socket::Socket;
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 
 /// What a header of version 2 begins with.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
@@ -73,7 +73,7 @@ impl AnnounceError {
 
 /// Takes the header off a connection. None: the balancer speaks for itself, as its health checks do.
 pub(crate) async fn read(
-    stream: &mut TcpStream,
+    stream: &mut Socket,
     accepted: Accepted,
     within: Duration,
 ) -> Result<Option<Ends>, AnnounceError> {
@@ -83,7 +83,7 @@ pub(crate) async fn read(
     }
 }
 
-async fn header(stream: &mut TcpStream, accepted: Accepted) -> Result<Option<Ends>, AnnounceError> {
+async fn header(stream: &mut Socket, accepted: Accepted) -> Result<Option<Ends>, AnnounceError> {
     let mut head = [0; FIXED];
     stream.read_exact(&mut head[..SHORTEST]).await?;
     if head.starts_with(&SIGNATURE) {

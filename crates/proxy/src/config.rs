@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,6 @@ use futures::future::BoxFuture;
 use isthmus_model::{ClusterId, Namespace, NetworkId};
 use isthmus_tls::Identity;
 use nix::libc;
-use tokio::net::TcpStream;
 
 /// The mark of the mesh's own sockets, which capture lets pass.
 pub const MARK: u32 = 0x539;
@@ -121,7 +121,7 @@ pub trait OriginalDestination: Send + Sync {
     ///
     /// # Errors
     /// When the kernel does not know the connection.
-    fn of(&self, connection: &TcpStream) -> io::Result<SocketAddr>;
+    fn of(&self, connection: BorrowedFd<'_>) -> io::Result<SocketAddr>;
 }
 
 /// `SO_ORIGINAL_DST`, as netfilter's redirect leaves it.
@@ -129,9 +129,9 @@ pub trait OriginalDestination: Send + Sync {
 pub struct Netfilter;
 
 impl OriginalDestination for Netfilter {
-    fn of(&self, connection: &TcpStream) -> io::Result<SocketAddr> {
-        let socket = socket2::SockRef::from(connection);
-        let local = connection.local_addr()?;
+    fn of(&self, connection: BorrowedFd<'_>) -> io::Result<SocketAddr> {
+        let socket = socket2::SockRef::from(&connection);
+        let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
         // A dual-stack listener sees IPv4 peers as mapped addresses, and conntrack knows them as IPv4.
         let original = match local.ip().to_canonical() {
             IpAddr::V4(_) => socket.original_dst_v4(),

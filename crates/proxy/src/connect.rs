@@ -5,13 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_socket::Socket;
 use isthmus_tls::{HandshakeError, PeerCertificate};
-use nix::libc;
 use rustls::pki_types::ServerName;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use crate::announced::{self, Announce, Ends};
@@ -120,7 +119,7 @@ impl Connector {
     /// What a transport wants before the first byte.
     async fn prepare(
         &self,
-        stream: TcpStream,
+        stream: Socket,
         address: SocketAddr,
         transport: &Upstream,
         client: Option<Ends>,
@@ -151,7 +150,7 @@ impl Connector {
     }
 
     /// Begins keepalive of a connection that is no longer young.
-    pub(crate) fn watch(&self, upstream: &TcpStream, cluster: Option<&Cluster>) {
+    pub(crate) fn watch(&self, upstream: &Socket, cluster: Option<&Cluster>) {
         let keepalive = cluster.and_then(|cluster| cluster.config.keepalive).unwrap_or(self.keepalive);
         if let Err(error) = SockRef::from(upstream).set_tcp_keepalive(&params(&keepalive)) {
             tracing::debug!(%error, "no keepalive");
@@ -166,9 +165,8 @@ impl Connector {
     }
 
     /// Connects, and says these first bytes.
-    async fn open(&self, address: SocketAddr, source: Option<IpAddr>, first: &[u8]) -> io::Result<TcpStream> {
-        let kind = Type::STREAM.nonblocking();
-        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    async fn open(&self, address: SocketAddr, source: Option<IpAddr>, first: &[u8]) -> io::Result<Socket> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
         }
@@ -178,37 +176,12 @@ impl Connector {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
         socket.set_tcp_nodelay(true)?;
-        if first.is_empty() {
-            return TcpSocket::from_std_stream(socket.into()).connect(address).await;
-        }
-        // The first bytes bring the handshake's last acknowledgement with them: one packet less.
-        socket.set_tcp_quickack(false)?;
-        match socket.connect(&address.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-            _ => {}
-        }
-        let stream = TcpStream::from_std(socket.into())?;
-        // A near peer has answered by now; a failure says why at once, and comes again if it is not.
-        let said = match SockRef::from(&stream).send(first) {
-            Ok(said) => said,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
-        };
-        if said == first.len() {
-            return Ok(stream);
-        }
-        stream.writable().await?;
-        if let Some(error) = stream.take_error()? {
-            return Err(error);
-        }
-        let mut stream = stream;
-        stream.write_all(&first[said..]).await?;
-        Ok(stream)
+        Socket::connect(socket, address, first).await
     }
 }
 
 /// What the connections of a listening socket have: no delay for small writes, keepalive.
-pub(crate) fn tune(socket: &Socket, keepalive: &Keepalive) -> io::Result<()> {
+pub(crate) fn tune(socket: &socket2::Socket, keepalive: &Keepalive) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&params(keepalive))
 }
@@ -228,7 +201,7 @@ fn params(keepalive: &Keepalive) -> TcpKeepalive {
 }
 
 /// A new socket's buffer takes a header at once.
-async fn announce(mut stream: TcpStream, version: Announce, client: Option<Ends>) -> io::Result<TcpStream> {
+async fn announce(mut stream: Socket, version: Announce, client: Option<Ends>) -> io::Result<Socket> {
     stream.write_all(&announced::write(version, client)).await?;
     Ok(stream)
 }
@@ -236,7 +209,7 @@ async fn announce(mut stream: TcpStream, version: Announce, client: Option<Ends>
 async fn encrypt(
     tls: &Arc<ClientTls>,
     address: SocketAddr,
-    stream: TcpStream,
+    stream: Socket,
     deadline: Instant,
 ) -> Result<Connected, HandshakeError> {
     let name = tls.server_name.clone().unwrap_or_else(|| ServerName::from(address.ip()));

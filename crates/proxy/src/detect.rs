@@ -1,17 +1,16 @@
 //! What protocol a connection begins with.
 
 use std::future::poll_fn;
-use std::io::{self, Read as _};
+use std::io;
 use std::mem;
 use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use isthmus_sni::{ClientHello, HelloError, HelloReader};
+use isthmus_socket::Socket;
 use isthmus_tls::buffers::Buffer;
-use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::shared::{Door, Held};
 
@@ -63,7 +62,7 @@ struct Reading<'a> {
 /// Waits for the first bytes for at most `first`; what begins like TLS then has `whole` for its ClientHello. All unfinished
 /// hellos of a door hold `most` bytes together.
 pub(crate) async fn detect(
-    stream: &mut TcpStream,
+    stream: &mut Socket,
     first: Duration,
     whole: Duration,
     (door, most): (&Door, usize),
@@ -98,15 +97,10 @@ pub(crate) async fn detect(
 impl Reading<'_> {
     /// Reads what is there, without waiting to be told that something is: a client's first bytes mostly come before its
     /// connection is accepted.
-    async fn early(&mut self, stream: &mut TcpStream) -> Result<Option<Began>, DetectError> {
+    async fn early(&mut self, stream: &mut Socket) -> Result<Option<Began>, DetectError> {
         poll_fn(|cx| {
             let mut buffer = Buffer::take();
-            let mut view = ReadBuf::new(&mut buffer);
-            let read = match Pin::new(&mut *stream).poll_read(cx, &mut view) {
-                Poll::Ready(read) => read.map(|()| view.filled().len()),
-                Poll::Pending => (&*SockRef::from(&*stream)).read(&mut buffer),
-            };
-            Poll::Ready(match read {
+            Poll::Ready(match stream.try_read(cx, &mut buffer) {
                 Ok(count) => self.take(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
                 Err(error) => Err(error.into()),
@@ -116,7 +110,7 @@ impl Reading<'_> {
     }
 
     /// Waits for more. A client that is silent holds no buffer.
-    async fn next(&mut self, stream: &mut TcpStream) -> Result<Option<Began>, DetectError> {
+    async fn next(&mut self, stream: &mut Socket) -> Result<Option<Began>, DetectError> {
         poll_fn(|cx| {
             let mut buffer = Buffer::take();
             let mut view = ReadBuf::new(&mut buffer);

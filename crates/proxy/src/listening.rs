@@ -9,9 +9,9 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use futures::FutureExt as _;
 use isthmus_lifecycle::OnFailure;
+use isthmus_socket::{Listener as Listening, Socket};
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, Type};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Keepalive;
@@ -42,9 +42,9 @@ pub(crate) struct Bound {
 /// Where a socket is.
 enum State {
     /// Its connections wait in the kernel: there is no listener yet, or a predecessor still serves.
-    Waiting(Arc<TcpListener>),
+    Waiting(Arc<Listening>),
     /// Its loop owns it.
-    Accepting(Weak<TcpListener>),
+    Accepting(Weak<Listening>),
     /// There is none: a predecessor has the address and did not hand it over.
     Owed(Place),
 }
@@ -53,7 +53,7 @@ impl Bound {
     pub(crate) fn new(
         asked: SocketAddr,
         listener: Option<Arc<Listener>>,
-        socket: TcpListener,
+        socket: Listening,
     ) -> io::Result<Self> {
         let address = socket.local_addr()?;
         Ok(Self::with(asked, address, listener, State::Waiting(Arc::new(socket))))
@@ -103,8 +103,8 @@ impl Bound {
 }
 
 /// Listens. What is set on the socket holds for the connections that it accepts (Linux hands it down), without a call for each.
-pub(crate) fn bind(place: Place, keepalive: &Keepalive) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(place.address), Type::STREAM, Some(Protocol::TCP))?;
+pub(crate) fn bind(place: Place, keepalive: &Keepalive) -> io::Result<Listening> {
+    let socket = socket2::Socket::new(Domain::for_address(place.address), Type::STREAM, Some(Protocol::TCP))?;
     if place.address.is_ipv6() {
         // As Envoy: [::] is IPv6 alone unless asked, so that 0.0.0.0 may have the same port.
         socket.set_only_v6(!place.dual_stack)?;
@@ -114,12 +114,12 @@ pub(crate) fn bind(place: Place, keepalive: &Keepalive) -> io::Result<TcpListene
     tune(&socket, keepalive)?;
     socket.bind(&place.address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Listening::new(socket)
 }
 
 /// A listening socket of a predecessor.
-pub(crate) fn adopt(socket: OwnedFd, keepalive: &Keepalive) -> io::Result<TcpListener> {
-    let socket = Socket::from(socket);
+pub(crate) fn adopt(socket: OwnedFd, keepalive: &Keepalive) -> io::Result<Listening> {
+    let socket = socket2::Socket::from(socket);
     if !socket.is_listener()? {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -128,10 +128,10 @@ pub(crate) fn adopt(socket: OwnedFd, keepalive: &Keepalive) -> io::Result<TcpLis
     }
     socket.set_nonblocking(true)?;
     tune(&socket, keepalive)?;
-    TcpListener::from_std(socket.into())
+    Listening::new(socket)
 }
 
-fn accept(shared: &Arc<Shared>, bound: &Arc<Bound>, socket: Arc<TcpListener>) {
+fn accept(shared: &Arc<Shared>, bound: &Arc<Bound>, socket: Arc<Listening>) {
     let (proxy, bound) = (Arc::clone(shared), Arc::clone(bound));
     let stop = shared.tasks.signal();
     shared.tasks.spawn("listener", OnFailure::Stop, async move {
@@ -165,7 +165,7 @@ fn accept(shared: &Arc<Shared>, bound: &Arc<Bound>, socket: Arc<TcpListener>) {
     });
 }
 
-fn admit(shared: &Arc<Shared>, bound: &Bound, stream: TcpStream, source: SocketAddr) {
+fn admit(shared: &Arc<Shared>, bound: &Bound, stream: Socket, source: SocketAddr) {
     let Some(listener) = bound.listener.load_full() else {
         shared.metrics.refused("no_listener");
         return reset(&stream);

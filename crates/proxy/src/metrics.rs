@@ -86,6 +86,7 @@ pub(crate) struct Metrics {
     ejections: Causes,
     rejections: Causes,
     open: Gauge,
+    io_uring: Gauge,
     asked: Counter,
     fetched: Gauge,
 }
@@ -126,6 +127,7 @@ impl Metrics {
             ejections: Causes::new("cluster"),
             rejections: Causes::new("type"),
             open: Gauge::default(),
+            io_uring: Gauge::default(),
             asked: Counter::default(),
             fetched: Gauge::default(),
         };
@@ -146,11 +148,17 @@ impl Metrics {
         add("isthmus_endpoint_ejections", "Endpoints ejected, by cluster", &metrics.ejections);
         add("isthmus_resource_rejections", "Resources rejected, by type", &metrics.rejections);
         registry.register("isthmus_connections_open", "Downstream connections now", metrics.open.clone());
+        let help = "1 where sockets use io_uring, 0 where they use epoll";
+        registry.register("isthmus_io_uring", help, metrics.io_uring.clone());
         let help = "Clusters asked for because a connection named them";
         registry.register("isthmus_on_demand_requests", help, metrics.asked.clone());
         let help = "Clusters held because connections named them";
         registry.register("isthmus_on_demand_clusters", help, metrics.fetched.clone());
         metrics
+    }
+
+    pub(crate) fn io_uring(&self) -> &Gauge {
+        &self.io_uring
     }
 
     pub(crate) fn open(&self) -> &Gauge {

@@ -103,6 +103,13 @@ impl Proxy {
             metrics: Arc::clone(&metrics),
             tasks: tasks.clone(),
         };
+        match isthmus_socket::begin() {
+            Ok(()) => {
+                metrics.io_uring().set(1);
+                tracing::info!("sockets use io_uring");
+            }
+            Err(reason) => tracing::info!(%reason, "sockets use epoll, not io_uring"),
+        }
         let clock = Arc::new(Clock::new());
         let (ringing, stop) = (Arc::clone(&clock), drain.signal());
         // A group of its own: it rings for as long as others run, and they are not to wait for it.

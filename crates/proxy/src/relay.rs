@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use isthmus_socket::Socket;
 use prometheus_client::metrics::counter::Counter;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::balance::Host;
@@ -105,7 +105,7 @@ impl Relay {
     }
 
     /// The connection with the upstream.
-    pub(crate) fn upstream(&self) -> &tokio::net::TcpStream {
+    pub(crate) fn upstream(&self) -> &Socket {
         self.upstream.tcp()
     }
 
@@ -116,7 +116,7 @@ impl Relay {
         patience: Patience,
         clock: &'a Clock,
         moved: &'a Moved,
-        grown: impl Fn(&TcpStream) + Unpin + 'a,
+        grown: impl Fn(&Socket) + Unpin + 'a,
     ) -> impl Future<Output = Outcome> + 'a {
         let mut run = Run { relay: self, patience, clock, moved, grown, alarm: None, young: true, seen: 0 };
         std::future::poll_fn(move |cx| {
@@ -164,7 +164,7 @@ struct Run<'a, G> {
     seen: u64,
 }
 
-impl<G: Fn(&TcpStream)> Run<'_, G> {
+impl<G: Fn(&Socket)> Run<'_, G> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if self.clock.is_cut() {
             return Poll::Ready(End::Cut);

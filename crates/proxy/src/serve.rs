@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use isthmus_socket::Socket;
 
 use crate::access::{Flag, Record, Refusal};
 use crate::announced;
@@ -47,7 +47,7 @@ struct Open {
 pub(crate) fn serve(
     shared: Arc<Shared>,
     listener: Arc<Listener>,
-    stream: TcpStream,
+    stream: Socket,
     source: SocketAddr,
     admitted: Admitted,
 ) -> impl Future<Output = ()> {
@@ -55,7 +55,7 @@ pub(crate) fn serve(
     async move {
         let Some((mut open, patience)) = begun.await else { return };
         let Open { relay, flow, .. } = &mut *open;
-        let grown = |upstream: &TcpStream| shared.connector.watch(upstream, flow.record.cluster.as_deref());
+        let grown = |upstream: &Socket| shared.connector.watch(upstream, flow.record.cluster.as_deref());
         let outcome = relay.run(patience, &shared.clock, &flow.moved, grown).await;
         open.ended(&shared, &outcome);
     }
@@ -64,7 +64,7 @@ pub(crate) fn serve(
 async fn begin(
     shared: Arc<Shared>,
     listener: Arc<Listener>,
-    stream: TcpStream,
+    stream: Socket,
     source: SocketAddr,
     mut admitted: Admitted,
 ) -> Option<(Box<Open>, Patience)> {
@@ -95,7 +95,7 @@ async fn begin(
 /// Joins, once it is known who the client is.
 async fn receive(
     shared: &Arc<Shared>,
-    mut stream: TcpStream,
+    mut stream: Socket,
     record: &mut Record,
     admitted: &mut Admitted,
 ) -> Result<Joined, Refusal> {

@@ -1,21 +1,22 @@
 //! The streams that are joined: plain TCP, and TLS of either side.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use isthmus_socket::Socket;
 use isthmus_tls::TlsStream;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// One side of a connection.
 pub(crate) enum Stream {
-    Plain(TcpStream),
+    Plain(Socket),
     /// Plain, with bytes that were read before.
     Begun(Box<Prefixed>),
-    Client(Box<TlsStream<TcpStream>>),
+    Client(Box<TlsStream<Socket>>),
     Server(Box<TlsStream<Prefixed>>),
 }
 
@@ -24,22 +25,22 @@ pub(crate) enum Stream {
 pub(crate) struct Prefixed {
     prefix: Vec<u8>,
     read: usize,
-    inner: TcpStream,
+    inner: Socket,
 }
 
 impl Prefixed {
-    pub(crate) fn new(prefix: Vec<u8>, inner: TcpStream) -> Self {
+    pub(crate) fn new(prefix: Vec<u8>, inner: Socket) -> Self {
         Self { prefix, read: 0, inner }
     }
 }
 
 impl Stream {
     /// Plain, after `first` bytes.
-    pub(crate) fn plain(first: Vec<u8>, inner: TcpStream) -> Self {
+    pub(crate) fn plain(first: Vec<u8>, inner: Socket) -> Self {
         if first.is_empty() { Self::Plain(inner) } else { Self::Begun(Box::new(Prefixed::new(first, inner))) }
     }
 
-    pub(crate) fn tcp(&self) -> &TcpStream {
+    pub(crate) fn tcp(&self) -> &Socket {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Begun(begun) => &begun.inner,
@@ -53,20 +54,27 @@ impl Stream {
         reset(self.tcp());
     }
 
-    /// The socket itself, once nothing stands between it and the bytes.
-    pub(crate) fn bare(&self) -> Option<&TcpStream> {
+    /// The socket itself, where what is written to it is what the peer gets.
+    pub(crate) fn plain_socket(&self) -> Option<&Socket> {
         match self {
             Self::Plain(tcp) => Some(tcp),
-            Self::Begun(begun) if begun.prefix.is_empty() => Some(&begun.inner),
+            Self::Begun(begun) => Some(&begun.inner),
             _ => None,
+        }
+    }
+
+    /// The socket itself, once all that is to be read is read from it.
+    pub(crate) fn bare(&self) -> Option<&Socket> {
+        match self {
+            Self::Begun(begun) if !begun.prefix.is_empty() => None,
+            _ => self.plain_socket().filter(|socket| socket.is_bare()),
         }
     }
 }
 
 /// The next close of this socket is a reset.
-pub(crate) fn reset(socket: &TcpStream) {
-    // It fails only for a socket that is gone, which is what is wanted. (tokio's own set_linger may block when dropped; zero
-    // does not.)
+pub(crate) fn reset(socket: &impl AsFd) {
+    // It fails only for a socket that is gone, which is what is wanted.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 

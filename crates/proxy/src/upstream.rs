@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
+use isthmus_socket::Socket;
+use tokio::io::AsyncWriteExt;
 
 use crate::access::{Flag, Record, Refusal};
 use crate::announced::Ends;
@@ -110,11 +110,7 @@ pub(crate) async fn reach(
 
 /// Waits for the first byte of an answer to the hello, which stays unread. While there are others to ask it waits half of the
 /// time only: the client's own patience is hardly longer, and must last for another endpoint.
-async fn answered(
-    stream: &TcpStream,
-    within: Duration,
-    others: impl Fn() -> bool,
-) -> Result<(), ConnectError> {
+async fn answered(stream: &Socket, within: Duration, others: impl Fn() -> bool) -> Result<(), ConnectError> {
     let answered = first_byte(stream);
     tokio::pin!(answered);
     for _ in 0..2 {
@@ -127,16 +123,8 @@ async fn answered(
     Err(ConnectError::Silent(within))
 }
 
-async fn first_byte(stream: &TcpStream) -> io::Result<()> {
-    let ready = stream.ready(Interest::READABLE).await?;
-    // A peer that goes on has sent bytes; one that has ended may have.
-    if ready.is_readable() && !ready.is_read_closed() {
-        return Ok(());
-    }
-    match stream.peek(&mut [0]).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
-    }
+async fn first_byte(stream: &Socket) -> io::Result<()> {
+    if stream.first_byte().await? { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 async fn original(

@@ -1,15 +1,23 @@
+use isthmus_socket::Listener;
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 
 use super::*;
 
 const BOTH: Accepted = Accepted { v1: true, v2: true };
 const WITHIN: Duration = Duration::from_secs(5);
 
+fn listener() -> Listener {
+    let _ = isthmus_socket::begin();
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    Listener::new(socket.into()).unwrap()
+}
+
 /// What is read of these bytes, written in these pieces, and what is left in the socket.
 async fn sent(pieces: &[&[u8]], accepted: Accepted) -> (Result<Option<Ends>, AnnounceError>, Vec<u8>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listener();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     client.set_nodelay(true).unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
@@ -97,7 +105,7 @@ async fn each_kind_of_refusal_is_named() {
 
 #[tokio::test(start_paused = true)]
 async fn a_header_that_does_not_come_is_not_waited_for() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listener();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
     let error = read(&mut server, BOTH, WITHIN).await.unwrap_err();

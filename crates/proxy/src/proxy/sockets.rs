@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
+use isthmus_socket::Listener as Listening;
 
 use super::{INBOUND, OUTBOUND};
 use crate::listening::{Bound, adopt, bind};
@@ -99,7 +99,7 @@ impl Sockets {
         listener: &str,
         place: Place,
         keepalive: crate::config::Keepalive,
-    ) -> io::Result<TcpListener> {
+    ) -> io::Result<Listening> {
         let address = |socket: &ListeningSocket| {
             socket2::SockRef::from(&socket.socket).local_addr().ok().and_then(|address| address.as_socket())
         };

@@ -85,7 +85,10 @@ impl Half {
             match self.state {
                 State::Closed => return Poll::Ready(Ok(())),
                 // The close of a socket with nothing left to read says the end by itself.
-                State::Closing if last && writer.bare().is_some() => self.state = State::Closed,
+                State::Closing if last && let Some(socket) = writer.plain_socket() => {
+                    ready!(socket.poll_sent(cx)).map_err(Failure::Writer)?;
+                    self.state = State::Closed;
+                }
                 State::Closing => {
                     let closed = ready!(Pin::new(&mut *writer).poll_shutdown(cx));
                     self.state = State::Closed;
@@ -98,7 +101,7 @@ impl Half {
                 }
                 State::Open => {
                     if self.splice.is_on()
-                        && let (Some(from), Some(to)) = (reader.bare(), writer.bare())
+                        && let (Some(from), Some(to)) = (reader.bare(), writer.plain_socket())
                     {
                         let moved = self.splice.poll(cx, from, to);
                         let count = self.splice.take_moved();
@@ -134,7 +137,7 @@ impl Half {
             self.pending = None;
         }
         let mut buffer = Buffer::take();
-        let may_splice = reader.bare().is_some() && writer.bare().is_some();
+        let may_splice = reader.plain_socket().is_some() && writer.plain_socket().is_some();
         let room = if may_splice { PLAIN } else { buffer.len() };
         let mut view = ReadBuf::new(&mut buffer[..room]);
         match Pin::new(&mut *reader).poll_read(cx, &mut view) {

@@ -3,10 +3,10 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
+use isthmus_socket::Socket;
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use super::half::Failure;
 use super::store::Pipe;
@@ -51,9 +51,12 @@ impl Splice {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
-        to: &TcpStream,
+        from: &Socket,
+        to: &Socket,
     ) -> Poll<Result<Step, Failure>> {
+        ready!(to.poll_sent(cx)).map_err(Failure::Writer)?;
+        to.make_direct().map_err(Failure::Writer)?;
+        from.make_direct().map_err(Failure::Reader)?;
         loop {
             ready!(self.poll_empty(cx, to))?;
             match from.poll_read_ready(cx) {
@@ -92,7 +95,7 @@ impl Splice {
     }
 
     /// Writes what is in the pipe.
-    fn poll_empty(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<Result<(), Failure>> {
+    fn poll_empty(&mut self, cx: &mut Context<'_>, to: &Socket) -> Poll<Result<(), Failure>> {
         while self.inside > 0 {
             ready!(to.poll_write_ready(cx)).map_err(Failure::Writer)?;
             let Some(pipe) = &self.pipe else { break };

@@ -1,12 +1,13 @@
 //! Where a connection is to go, whether it may, and the way there.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use isthmus_socket::Socket;
 use isthmus_tls::HandshakeError;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Joined;
@@ -28,7 +29,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Finds out where a connection is to go, and goes there.
 pub(super) async fn join(
     shared: &Arc<Shared>,
-    mut stream: TcpStream,
+    mut stream: Socket,
     record: &mut Record,
 ) -> Result<Joined, Refusal> {
     let destination = match destination(shared, &stream, record) {
@@ -88,13 +89,13 @@ pub(super) async fn join(
     Err(refusal)
 }
 
-fn destination(shared: &Shared, stream: &TcpStream, record: &Record) -> Result<SocketAddr, Refusal> {
+fn destination(shared: &Shared, stream: &Socket, record: &Record) -> Result<SocketAddr, Refusal> {
     let lost = |error: std::io::Error| Refusal::new(Flag::Downstream, error.to_string());
     let local = stream.local_addr().map_err(lost)?;
     if !record.listener.captures {
         return Ok(local);
     }
-    let destination = shared.config.original_destination.of(stream).map_err(|error| {
+    let destination = shared.config.original_destination.of(stream.as_fd()).map_err(|error| {
         shared.metrics.refused("no_original_destination");
         Refusal::new(Flag::NoRoute, format!("the original destination is not known: {error}"))
     })?;
@@ -110,7 +111,7 @@ fn destination(shared: &Shared, stream: &TcpStream, record: &Record) -> Result<S
 async fn find_chain(
     shared: &Shared,
     listener: &Listener,
-    stream: &mut TcpStream,
+    stream: &mut Socket,
     destination: SocketAddr,
     record: &mut Record,
 ) -> Result<(Arc<Chain>, Vec<u8>), Refusal> {
@@ -191,7 +192,7 @@ async fn open(
     shared: &Shared,
     chain: &Chain,
     cluster: Option<&Cluster>,
-    stream: TcpStream,
+    stream: Socket,
     first: Vec<u8>,
     destination: SocketAddr,
     record: &mut Record,

@@ -26,8 +26,10 @@ use tokio::net::{TcpListener, TcpStream};
 pub(crate) struct Told(Mutex<Option<SocketAddr>>);
 
 impl OriginalDestination for Told {
-    fn of(&self, connection: &TcpStream) -> io::Result<SocketAddr> {
-        self.0.lock().map_or_else(|| connection.local_addr(), Ok)
+    fn of(&self, connection: std::os::fd::BorrowedFd<'_>) -> io::Result<SocketAddr> {
+        self.0
+            .lock()
+            .map_or_else(|| Ok(socket2::SockRef::from(&connection).local_addr()?.as_socket().unwrap()), Ok)
     }
 }
 
