@@ -103,12 +103,15 @@ impl Proxy {
             metrics: Arc::clone(&metrics),
             tasks: tasks.clone(),
         };
-        match isthmus_socket::begin() {
-            Ok(()) => {
-                metrics.io_uring().set(1);
-                tracing::info!("sockets use io_uring");
+        // What a gateway passes on is spliced; TLS in bulk, which a sidecar moves, costs less by epoll (tests/bench/GATEWAY.md).
+        if config.outbound.is_none() && config.inbound.is_none() {
+            match isthmus_socket::begin() {
+                Ok(()) => {
+                    metrics.io_uring().set(1);
+                    tracing::info!("sockets use io_uring");
+                }
+                Err(reason) => tracing::info!(%reason, "sockets use epoll, not io_uring"),
             }
-            Err(reason) => tracing::info!(%reason, "sockets use epoll, not io_uring"),
         }
         let clock = Arc::new(Clock::new());
         let (ringing, stop) = (Arc::clone(&clock), drain.signal());

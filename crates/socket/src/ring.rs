@@ -57,6 +57,8 @@ pub(crate) struct Ring {
     driver: Waker,
     /// Requests without an answer.
     open: usize,
+    /// How often in a row the flag of deferred work was followed to no answer.
+    believed: usize,
     /// The driver knows that there is something to do.
     called: bool,
     woken: Vec<Waker>,
@@ -132,6 +134,7 @@ impl Ring {
             addresses: Vec::new(),
             driver: Waker::noop().clone(),
             open: 0,
+            believed: 0,
             called: false,
             woken: Vec::new(),
         })
@@ -172,10 +175,10 @@ impl Ring {
         self.push(&entry.user_data(u64::from(key) << KIND_BITS | kind as u64));
     }
 
-    /// Reads into a buffer of the kernel's choice when something comes.
+    /// Reads into a buffer of the kernel's choice when something comes. Where that would be a small part of it, it is only told of.
     pub(crate) fn receive(&mut self, key: u32) {
         let slot = &mut self.slots[key as usize];
-        if slot.has(Flag::Direct) {
+        if slot.has(Flag::Direct) || slot.moves_much {
             return self.poll_in(key);
         }
         if slot.has(Flag::Receiving) || slot.has(Flag::PollingIn) {
@@ -282,7 +285,6 @@ impl Ring {
 
     fn turn(&mut self) {
         self.called = true;
-        let mut fruitless = 0;
         loop {
             let submit = u32::try_from(self.io.submission().len()).expect("at most the queue's length");
             #[expect(unsafe_code, reason = "io_uring_enter may be handed pointers")]
@@ -292,6 +294,9 @@ impl Ring {
                 self.addresses.clear();
             }
             let answered = self.reap();
+            if answered {
+                self.believed = 0;
+            }
             match entered {
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 // Too many answers wait: there is room now, or in the next turn.
@@ -305,11 +310,16 @@ impl Ring {
                     let queue = self.io.submission();
                     let (left, flagged) = (!queue.is_empty() || queue.cq_overflow(), queue.taskrun());
                     drop(queue);
-                    fruitless = if answered || left { 0 } else { fruitless + 1 };
-                    // The flag may also be late: raised by another CPU for work that is done already. Then only more work would lower it.
-                    if !left && (!flagged || fruitless > self.open / WORK + 1) {
-                        break;
+                    if left || flagged && answered {
+                        continue;
                     }
+                    // The flag may also be late: raised by another CPU for work that is done already, and then only more work lowers it. So it is
+                    // believed as often as there can be work, each time with what tasks ask for meanwhile.
+                    self.believed = if flagged { self.believed + 1 } else { 0 };
+                    if flagged && self.believed <= self.open / WORK + 1 {
+                        self.driver.wake_by_ref();
+                    }
+                    break;
                 }
             }
         }

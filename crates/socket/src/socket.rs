@@ -233,14 +233,16 @@ async fn connect_by_runtime(
     }
     let mut stream = TcpStream::from_std(socket.into())?;
     // A near peer has answered by now; a failure says why at once, and comes again if it is not.
-    let said = match SockRef::from(&stream).send(first) {
-        _ if first.is_empty() => 0,
-        Ok(said) => said,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(error),
-    };
-    if said == first.len() && !first.is_empty() {
-        return Ok(stream);
+    let mut said = 0;
+    if !first.is_empty() {
+        said = match SockRef::from(&stream).send(first) {
+            Ok(said) => said,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        if said == first.len() {
+            return Ok(stream);
+        }
     }
     stream.writable().await?;
     if let Some(error) = stream.take_error()? {

@@ -201,8 +201,17 @@ async fn a_writer_waits_for_its_reader() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_says_so() {
+async fn a_refused_connection_says_so_on_a_ring() {
     begin().unwrap();
+    is_refused().await;
+}
+
+#[tokio::test]
+async fn a_refused_connection_says_so_without_a_ring() {
+    is_refused().await;
+}
+
+async fn is_refused() {
     let (listener, address) = listener();
     drop(listener);
     for first in [&b""[..], b"hello"] {

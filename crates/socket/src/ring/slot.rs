@@ -47,6 +47,8 @@ pub(crate) struct Slot {
     pub(super) open: u8,
     pub(super) wake_reader: bool,
     pub(super) wake_writer: bool,
+    /// More than a buffer came last time.
+    pub(crate) moves_much: bool,
 }
 
 impl Slot {
@@ -63,6 +65,7 @@ impl Slot {
             open: 0,
             wake_reader: false,
             wake_writer: false,
+            moves_much: false,
         }
     }
 

@@ -131,6 +131,7 @@ impl OnRing {
                         if count == 0 && taken == 0 {
                             slot.set(Flag::Ended, true);
                         }
+                        slot.moves_much = taken + count > SIZE;
                         return (Poll::Ready(Ok(())), None);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
