@@ -37,10 +37,7 @@ impl Socket {
     pub fn accepted(socket: socket2::Socket) -> io::Result<Self> {
         match OnRing::new(socket, true) {
             Ok(socket) => Ok(Self(Kind::Ring(socket))),
-            Err(socket) => {
-                socket.set_nonblocking(true)?;
-                Ok(Self(Kind::Runtime(Box::new(TcpStream::from_std(socket.into())?))))
-            }
+            Err(socket) => Ok(Self(Kind::Runtime(Box::new(TcpStream::from_std(non_blocking(socket)?)?)))),
         }
     }
 
@@ -221,17 +218,25 @@ impl Socket {
     }
 }
 
+/// The standard library's way to non-blocking mode is one call into the kernel, and not two.
+fn non_blocking(socket: socket2::Socket) -> io::Result<std::net::TcpStream> {
+    let stream = std::net::TcpStream::from(socket);
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
 async fn connect_by_runtime(
     socket: socket2::Socket,
     address: SocketAddr,
     first: &[u8],
 ) -> io::Result<TcpStream> {
-    socket.set_nonblocking(true)?;
-    match socket.connect(&address.into()) {
+    let socket = non_blocking(socket)?;
+    match SockRef::from(&socket).connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
-    let mut stream = TcpStream::from_std(socket.into())?;
+    // Not before: epoll says of a socket that connects nowhere that it can be written to.
+    let mut stream = TcpStream::from_std(socket)?;
     // A near peer has answered by now; a failure says why at once, and comes again if it is not.
     let mut said = 0;
     if !first.is_empty() {
@@ -252,6 +257,16 @@ async fn connect_by_runtime(
     Ok(stream)
 }
 
+/// A task that always finds something to do lets others run after a while, as with the runtime's own sockets.
+fn in_turn<T>(cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    let turn = ready!(coop::poll_proceed(cx));
+    let polled = poll(cx);
+    if polled.is_ready() {
+        turn.made_progress();
+    }
+    polled
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
@@ -269,14 +284,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Kind::Runtime(stream) => Pin::new(&mut **stream).poll_read(cx, buffer),
-            Kind::Ring(socket) => {
-                let turn = ready!(coop::poll_proceed(cx));
-                let polled = socket.poll_read(cx, buffer);
-                if polled.is_ready() {
-                    turn.made_progress();
-                }
-                polled
-            }
+            Kind::Ring(socket) => in_turn(cx, |cx| socket.poll_read(cx, buffer)),
         }
     }
 }
@@ -293,14 +301,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Kind::Runtime(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, parts),
-            Kind::Ring(socket) => {
-                let turn = ready!(coop::poll_proceed(cx));
-                let polled = socket.poll_write(cx, parts);
-                if polled.is_ready() {
-                    turn.made_progress();
-                }
-                polled
-            }
+            Kind::Ring(socket) => in_turn(cx, |cx| socket.poll_write(cx, parts)),
         }
     }
 
