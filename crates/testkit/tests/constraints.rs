@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use isthmus_testkit::MeshCa;
 use isthmus_tls::{
-    ClientAuth, ClientCertificate, Expected, Identity, Material, accept, client_config, connect,
-    server_config,
+    ClientAuth, ClientCertificate, Expected, Identity, Material, Terminator, client_config, connect,
 };
 use rustls::pki_types::ServerName;
 
@@ -39,13 +38,13 @@ fn forged(ca: &MeshCa, directory: &Path, name: &str) -> Material {
 
 async fn reach(ca: &MeshCa, server: &Material, name: &str) -> Result<(), String> {
     let server = Identity::from_material(server).expect("key and chain belong together");
-    let serve = server_config(&server, ClientAuth::Required, &[]);
+    let serve = Terminator::without_sessions(&server, ClientAuth::Required, &[]);
     let client = ca.control_plane("east");
     let reach = client_config(&client, Expected::ServerName(name.into()), &[], ClientCertificate::Send);
     let (near, far) = tokio::io::duplex(1 << 16);
     let limit = Duration::from_secs(5);
     let sent = ServerName::try_from(name.to_string()).expect("this is a server name");
-    let (_, reached) = tokio::join!(accept(far, &serve, limit), connect(near, &reach, sent, limit));
+    let (_, reached) = tokio::join!(serve.accept(far, limit), connect(near, &reach, sent, limit));
     reached.map(drop).map_err(|error| format!("{}: {error}", error.label()))
 }
 

@@ -3,7 +3,7 @@
 //! An [`Identity`] holds the current leaf and the trust bundles; configurations built from it read it at each handshake, so
 //! a rotation needs no new configuration. Build a configuration once for each (identity, expectation) and share it.
 //!
-//! Two ways into a connection: [`connect`], [`accept`] and [`Terminator::without_sessions`] for long streams of control, which never
+//! Two ways into a connection: [`connect`] and [`Terminator::without_sessions`] for long streams of control, which never
 //! resume a session, and [`Originator`] and [`Terminator::new`] for the data path, which do. A session that is resumed skips rustls' check of the peer's chain;
 //! so the chain of its first handshake is judged again, with the trust of the moment, before a byte is handed over, and both sides
 //! forget all sessions when leaf or trust change ([`sessions`]). A session outlives neither a withdrawn root nor its own peer.
@@ -28,7 +28,7 @@ pub use files::{FileError, Material};
 pub use identity::{Identity, InvalidLeaf, Leaf};
 pub use peer::{InvalidCertificate, PeerCertificate};
 pub use refused::{HandshakeError, Refused};
-pub use server::{ClientAuth, Terminator, accept, server_config};
+pub use server::{ClientAuth, Terminator};
 pub use stream::TlsStream;
 pub use trust::{InvalidRoots, Trust};
 

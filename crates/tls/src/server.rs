@@ -8,8 +8,6 @@ use rustls::sign::CertifiedKey;
 use rustls::{CommonState, ServerConfig};
 use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::client::CurrentLeaf;
 use crate::identity::Identity;
@@ -28,15 +26,6 @@ pub enum ClientAuth {
     Optional,
     /// Clients are not asked.
     None,
-}
-
-/// A server configuration that follows the identity.
-#[must_use]
-pub fn server_config(identity: &Identity, auth: ClientAuth, alpn: &[&[u8]]) -> Arc<ServerConfig> {
-    let clients = Arc::new(Clients { identity: identity.clone(), auth });
-    let mut config = config(identity, clients, alpn);
-    config.send_tls13_tickets = 0;
-    Arc::new(config)
 }
 
 fn config(identity: &Identity, clients: Arc<Clients>, alpn: &[&[u8]]) -> ServerConfig {
@@ -64,29 +53,36 @@ impl Terminator {
     /// For the data path, following the identity: sessions are resumed.
     #[must_use]
     pub fn new(identity: &Identity, auth: ClientAuth, alpn: &[&[u8]]) -> Self {
-        let clients = Arc::new(Clients { identity: identity.clone(), auth });
-        let mut config = config(identity, Arc::clone(&clients), alpn);
-        config.ticketer = Arc::new(Tickets(identity.clone()));
         // Each connection leaves as many as it used.
-        config.send_tls13_tickets = 1;
-        config.enable_secret_extraction = true;
-        Self { config: Arc::new(config), clients }
+        Self::with(identity, auth, alpn, |config| {
+            config.ticketer = Arc::new(Tickets(identity.clone()));
+            config.send_tls13_tickets = 1;
+        })
     }
 
     /// For streams of control, following the identity: no session is ever resumed, each connection shakes hands in full.
     #[must_use]
     pub fn without_sessions(identity: &Identity, auth: ClientAuth, alpn: &[&[u8]]) -> Self {
+        Self::with(identity, auth, alpn, |config| config.send_tls13_tickets = 0)
+    }
+
+    fn with(
+        identity: &Identity,
+        auth: ClientAuth,
+        alpn: &[&[u8]],
+        sessions: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         let clients = Arc::new(Clients { identity: identity.clone(), auth });
         let mut config = config(identity, Arc::clone(&clients), alpn);
-        config.send_tls13_tickets = 0;
         config.enable_secret_extraction = true;
+        sessions(&mut config);
         Self { config: Arc::new(config), clients }
     }
 
-    /// Shakes hands, as [`accept`].
+    /// Shakes hands with a client. The second value is its certificate, verified; none when it showed none and need not.
     ///
     /// # Errors
-    /// As [`accept`].
+    /// When the client is refused, refuses us, does not speak TLS or is too slow.
     pub async fn accept<S>(
         &self,
         mut stream: S,
@@ -119,24 +115,4 @@ impl ResolvesServerCert for CurrentLeaf {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.with(|now| now.leaf.as_ref().map(|leaf| leaf.certified()))
     }
-}
-
-/// Shakes hands with a client. The second value is its certificate, verified; none when it showed none and need not.
-///
-/// # Errors
-/// When the client is refused, refuses us, does not speak TLS or is too slow.
-pub async fn accept<S>(
-    stream: S,
-    config: &Arc<ServerConfig>,
-    timeout: Duration,
-) -> Result<(TlsStream<S>, Option<PeerCertificate>), HandshakeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
-    let stream =
-        tokio::time::timeout(timeout, handshake).await.map_err(|_| HandshakeError::Timeout(timeout))??;
-    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let peer = leaf.map(PeerCertificate::parse).transpose().map_err(Refused::from)?;
-    Ok((stream, peer))
 }

@@ -17,8 +17,8 @@ mod data_path;
 
 use crate::files::Material;
 use crate::{
-    ClientAuth, ClientCertificate, Expected, HandshakeError, Identity, PeerCertificate, Refused, Trust,
-    accept, client_config, connect, server_config,
+    ClientAuth, ClientCertificate, Expected, HandshakeError, Identity, PeerCertificate, Refused, Terminator,
+    Trust, client_config, connect,
 };
 
 const PRODUCTPAGE: &str = "spiffe://cluster.local/ns/default/sa/productpage";
@@ -84,7 +84,7 @@ fn only(id: &str) -> Expected {
     Expected::Spiffe(Arc::new(BTreeSet::from([id.parse::<SpiffeId>().unwrap()])))
 }
 
-type Served = Result<Option<PeerCertificate>, HandshakeError>;
+type Served = Result<Option<Arc<PeerCertificate>>, HandshakeError>;
 type Reached = Result<PeerCertificate, HandshakeError>;
 
 /// Both ends of one connection: what the server and what the client saw. One byte travels back, so that the client sees
@@ -96,17 +96,17 @@ async fn meet(
     expected: Expected,
 ) -> (Served, Reached) {
     let show = ClientCertificate::Send;
-    meet_with(&server_config(server, auth, &[b"istio"]), &client_config(client, expected, &[b"istio"], show))
-        .await
+    meet_with(
+        &Terminator::without_sessions(server, auth, &[b"istio"]),
+        &client_config(client, expected, &[b"istio"], show),
+    )
+    .await
 }
 
-async fn meet_with(
-    server: &Arc<rustls::ServerConfig>,
-    client: &Arc<rustls::ClientConfig>,
-) -> (Served, Reached) {
+async fn meet_with(server: &Terminator, client: &Arc<rustls::ClientConfig>) -> (Served, Reached) {
     let (near, far) = tokio::io::duplex(1 << 16);
     let serve = async {
-        let (mut stream, peer) = accept(far, server, LIMIT).await?;
+        let (mut stream, peer) = server.accept(far, LIMIT).await?;
         stream.write_all(b"!").await.unwrap();
         Ok(peer)
     };
@@ -132,7 +132,7 @@ async fn two_workloads_of_one_root_see_each_other() {
     let (server, client) = (ca.identity(REVIEWS), ca.identity(PRODUCTPAGE));
     let (served, reached) = meet(&server, ClientAuth::Required, &client, only(REVIEWS)).await;
     let (served, reached) = (served.unwrap().unwrap(), reached.unwrap());
-    assert_eq!(served.spiffe.unwrap().to_string(), PRODUCTPAGE);
+    assert_eq!(served.spiffe.as_ref().unwrap().to_string(), PRODUCTPAGE);
     assert_eq!(reached.spiffe.unwrap().to_string(), REVIEWS);
     assert_eq!(reached.serial, server.leaf().unwrap().certificate().serial);
     assert_eq!(&*reached.issuer, "CN=root");
@@ -273,7 +273,7 @@ async fn usages_and_contradictory_names_are_refused() {
 async fn a_rotation_is_seen_by_the_next_handshake_without_a_new_configuration() {
     let ca = Ca::new("root");
     let (server, client) = (ca.identity(REVIEWS), ca.identity(PRODUCTPAGE));
-    let serve = server_config(&server, ClientAuth::Required, &[]);
+    let serve = Terminator::without_sessions(&server, ClientAuth::Required, &[]);
     let reach = client_config(&client, only(REVIEWS), &[], ClientCertificate::Send);
     let changes = client.changes();
     meet_with(&serve, &reach).await.1.unwrap();
@@ -296,7 +296,7 @@ async fn a_rotation_is_seen_by_the_next_handshake_without_a_new_configuration() 
 async fn no_session_is_resumed_past_a_withdrawn_root() {
     let ca = Ca::new("root");
     let (server, client) = (ca.identity(REVIEWS), ca.identity(PRODUCTPAGE));
-    let serve = server_config(&server, ClientAuth::Required, &[]);
+    let serve = Terminator::without_sessions(&server, ClientAuth::Required, &[]);
     let reach = client_config(&client, only(REVIEWS), &[], ClientCertificate::Send);
     meet_with(&serve, &reach).await.1.unwrap();
     let other = Trust::mesh("cluster.local".parse().unwrap(), &Ca::new("other").root.pem()).unwrap();
@@ -306,12 +306,12 @@ async fn no_session_is_resumed_past_a_withdrawn_root() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_client_costs_a_bounded_time_and_plain_text_is_not_tls() {
-    let serve = server_config(&Ca::new("root").identity(REVIEWS), ClientAuth::Required, &[]);
+    let serve = Terminator::without_sessions(&Ca::new("root").identity(REVIEWS), ClientAuth::Required, &[]);
     let (_near, far) = tokio::io::duplex(1024);
-    assert!(matches!(accept(far, &serve, LIMIT).await, Err(HandshakeError::Timeout(_))));
+    assert!(matches!(serve.accept(far, LIMIT).await, Err(HandshakeError::Timeout(_))));
     let (mut near, far) = tokio::io::duplex(1024);
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    assert_eq!(accept(far, &serve, LIMIT).await.unwrap_err().label(), "protocol");
+    assert_eq!(serve.accept(far, LIMIT).await.unwrap_err().label(), "protocol");
 }
 
 #[test]

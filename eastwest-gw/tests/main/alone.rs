@@ -35,7 +35,7 @@ async fn it_serves_from_disk_and_holds_no_key_but_its_own() {
     tasks.spawn("gateway", isthmus_lifecycle::OnFailure::Log, app.run());
 
     // Client and workload shake hands through it, and it sees neither.
-    let server = isthmus_tls::server_config(
+    let server = isthmus_tls::Terminator::without_sessions(
         &ca.workload("west", "default/reviews"),
         ClientAuth::Required,
         &[b"istio"],
@@ -49,10 +49,10 @@ async fn it_serves_from_disk_and_holds_no_key_but_its_own() {
     let patience = Duration::from_secs(5);
     let serve = async {
         let (stream, _) = workload.accept().await.unwrap();
-        let (mut stream, peer) = isthmus_tls::accept(stream, &server, patience).await.unwrap();
+        let (mut stream, peer) = server.accept(stream, patience).await.unwrap();
         stream.write_all(b"red stars").await.unwrap();
         stream.shutdown().await.unwrap();
-        peer.unwrap().spiffe.unwrap().to_string()
+        peer.unwrap().spiffe.as_ref().unwrap().to_string()
     };
     let ask = async {
         let stream = TcpStream::connect(gateway).await.unwrap();

@@ -69,8 +69,12 @@ async fn serve(name: &'static str, identity: Option<Identity>, tasks: &TaskGroup
                     match identity {
                         None => drop(server.serve_connection(TokioIo::new(stream), service).await),
                         Some(identity) => {
-                            let tls = isthmus_tls::server_config(&identity, ClientAuth::Required, &[b"h2"]);
-                            let shaken = isthmus_tls::accept(stream, &tls, Duration::from_secs(5)).await;
+                            let tls = isthmus_tls::Terminator::without_sessions(
+                                &identity,
+                                ClientAuth::Required,
+                                &[b"h2"],
+                            );
+                            let shaken = tls.accept(stream, Duration::from_secs(5)).await;
                             let Ok((stream, _)) = shaken else { return };
                             drop(server.serve_connection(TokioIo::new(stream), service).await);
                         }

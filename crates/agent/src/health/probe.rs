@@ -223,11 +223,11 @@ mod tests {
         let target = Target { address: listener.local_addr().unwrap(), mark: None };
         let http = Http { target, tls: true, path: "/".into(), host: "x".into(), headers: BTreeMap::new() };
         let stranger = isthmus_testkit::MeshCa::new().control_plane("east");
-        let config = isthmus_tls::server_config(&stranger, isthmus_tls::ClientAuth::None, &[]);
+        let config = isthmus_tls::Terminator::without_sessions(&stranger, isthmus_tls::ClientAuth::None, &[]);
         let server = async {
             let (stream, _) = listener.accept().await.unwrap();
             let patience = std::time::Duration::from_secs(5);
-            let (mut stream, _) = isthmus_tls::accept(stream, &config, patience).await.unwrap();
+            let (mut stream, _) = config.accept(stream, patience).await.unwrap();
             let mut request = [0; 1024];
             assert!(stream.read(&mut request).await.unwrap() > 0);
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();

@@ -21,7 +21,7 @@ use isthmus_proto::join::join_service_server::{JoinService, JoinServiceServer};
 use isthmus_proto::join::{JoinKind, JoinRequest, JoinResponse};
 use isthmus_proto::resource::{Resource, ResourceSet, View};
 use isthmus_testkit::MeshCa;
-use isthmus_tls::{ClientAuth, PeerCertificate};
+use isthmus_tls::{ClientAuth, PeerCertificate, Terminator};
 use isthmus_xds::{AdsService, Arrival, HealthReport, Nodes, Session, StreamEvents};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -108,7 +108,8 @@ impl Plane {
         let routes = tonic::service::Routes::new(JoinServiceServer::new(Joins(Arc::clone(&mesh))))
             .add_service(IstioCertificateServiceServer::new(Certificates(Arc::clone(&mesh))))
             .add_service(ads);
-        let tls = isthmus_tls::server_config(&mesh.ca.control_plane("west"), ClientAuth::Optional, &[b"h2"]);
+        let server = mesh.ca.control_plane("west");
+        let tls = Arc::new(Terminator::without_sessions(&server, ClientAuth::Optional, &[b"h2"]));
         let (tasks, stop) = (group.clone(), group.signal());
         group.spawn_infallible("listener", async move {
             loop {
@@ -118,8 +119,7 @@ impl Plane {
                 };
                 let (tls, routes, stop) = (Arc::clone(&tls), routes.clone(), stop.clone());
                 tasks.spawn_infallible("connection", async move {
-                    let Ok((stream, peer)) = isthmus_tls::accept(stream, &tls, Duration::from_secs(5)).await
-                    else {
+                    let Ok((stream, peer)) = tls.accept(stream, Duration::from_secs(5)).await else {
                         return;
                     };
                     let service = routes.map_request(move |mut request: http::Request<_>| {
@@ -220,8 +220,8 @@ impl IstioCertificateService for Certificates {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let peer = request.extensions().get::<PeerCertificate>().cloned();
-        let id = peer.and_then(|peer| peer.spiffe);
+        let peer = request.extensions().get::<Arc<PeerCertificate>>();
+        let id = peer.and_then(|peer| peer.spiffe.clone());
         let id = id.ok_or_else(|| Status::unauthenticated("renewal needs the current certificate"))?;
         if *self.0.no_renewals.lock() {
             self.0.renewals.send_modify(|count| *count += 1);
@@ -240,7 +240,7 @@ struct Discovery(Arc<Mesh>);
 #[tonic::async_trait]
 impl Nodes for Discovery {
     fn identity(&self, extensions: &http::Extensions) -> Result<Arc<str>, Status> {
-        let peer = extensions.get::<PeerCertificate>();
+        let peer = extensions.get::<Arc<PeerCertificate>>();
         peer.map(|peer| peer.name().into()).ok_or_else(|| Status::unauthenticated("show a certificate"))
     }
 

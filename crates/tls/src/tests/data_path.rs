@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use rustls::{ProtocolVersion, version};
 use tokio::io::DuplexStream;
+use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::{Originator, Terminator, TlsStream};
@@ -253,8 +254,9 @@ async fn others_are_spoken_to_in_both_versions_and_each_cipher() {
             .with_cert_resolver(Arc::new(crate::client::CurrentLeaf(server.clone())));
         let (near, far) = tokio::io::duplex(1 << 16);
         let (config, reach) = (Arc::new(config), originator(&client, only(REVIEWS)));
-        let (reached, served) = tokio::join!(reach.connect(near, name(), LIMIT), accept(far, &config, LIMIT));
-        exchange(served.unwrap().0, reached.unwrap().0).await;
+        let accepted = TlsAcceptor::from(Arc::clone(&config)).accept(far);
+        let (reached, served) = tokio::join!(reach.connect(near, name(), LIMIT), accepted);
+        exchange(served.unwrap(), reached.unwrap().0).await;
     }
 }
 
