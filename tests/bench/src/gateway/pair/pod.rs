@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::Context as _;
 use nix::sched::{CloneFlags, setns};
 
+use crate::gateway::netns::forget_ended;
 use crate::gateway::origin::Origin;
 use crate::xds::processes::Running;
 
@@ -50,6 +51,7 @@ impl Pod {
         let started = std::thread::spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
             set_congestion_control(&congestion)?;
+            forget_ended()?;
             Origin::start()
         });
         let origin = started.join().map_err(|_| anyhow::anyhow!("the origin's thread panicked"))??;
